@@ -1,0 +1,3 @@
+"""syncd: brings local MLflow stores to a tracking server, live, whole and once."""
+
+__version__ = "0.1.0"

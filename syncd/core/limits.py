@@ -1,0 +1,29 @@
+"""What a destination can hold and how much it takes in one request. Values, no behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of one destination; the defaults are those of an MLflow server (mlflow/utils/validation.py, 3.15).
+
+    ``*_length`` counts characters, ``*_bytes`` bytes of the request body. ``tags_per_run``, ``params_per_run`` and
+    ``metric_names_per_run`` are None where the destination sets no bound.
+    """
+
+    batch_metrics: int = 1000
+    batch_params: int = 100
+    batch_tags: int = 100
+    batch_items: int = 1000
+    batch_bytes: int = 1_000_000
+    metric_key_length: int = 250
+    param_key_length: int = 250
+    param_value_length: int = 6000
+    tag_key_length: int = 250
+    tag_value_length: int = 8000
+    experiment_tag_value_length: int = 5000
+    tags_per_run: int | None = None
+    params_per_run: int | None = None
+    metric_names_per_run: int | None = None

@@ -1,0 +1,13 @@
+"""Names of the tags by which syncd finds on a destination what it has put there (CONTRACT.md, guarantee 3)."""
+
+SOURCE_RUN_ID = "syncd.source_run_id"
+SOURCE_MODEL_ID = "syncd.source_model_id"
+SOURCE = "syncd.source"
+OVERFLOW = "syncd.overflow"
+PREFIX = "syncd."
+
+PARENT_RUN_ID = "mlflow.parentRunId"
+RUN_NAME = "mlflow.runName"
+NOTE = "mlflow.note.content"
+
+OVERFLOW_FOLDER = "syncd/overflow"

@@ -1,0 +1,1 @@
+"""Adapters that write to tracking servers. They never import each other."""

@@ -1,0 +1,1 @@
+"""The wiring: supervision, intake, uploading, watching, signals. Nothing imports it but the commands."""
