@@ -121,3 +121,7 @@ class ArtifactChanged(SyncdError):
 
 class ArtifactMissing(SyncdError):
     """The file is gone, unreadable, or not a regular file inside its root."""
+
+
+class NameNotHeld(Rejected):
+    """The destination cannot keep an artifact under that name; it goes to the overflow under another."""

@@ -1,0 +1,179 @@
+"""``syncd validate``: check the configuration, then reach every source and destination."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from syncd.cli.exit_codes import ExitCode, exit_code_of
+from syncd.cli.machine import nearest_existing
+from syncd.cli.report import print_json
+from syncd.configuration import (
+    Configuration,
+    DestinationSettings,
+    InvalidConfiguration,
+    MlflowDbSettings,
+    SourceSettings,
+    find_file,
+    load,
+)
+from syncd.errors import ConfigError, SyncdError
+
+Probe = Callable[[DestinationSettings], Awaitable[str]]
+Part = Literal["state_dir", "source", "destination"]
+
+_SQLITE_MAGIC = b"SQLite format 3\0"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was tried: what it is, whether it may be used, in plain words how it is, the code if not."""
+
+    part: Part
+    name: str
+    ok: bool
+    detail: str
+    code: ExitCode = ExitCode.DONE
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    try:
+        configuration = load(find_file(arguments.config))
+    except InvalidConfiguration as error:
+        if not arguments.json:
+            raise
+        print_json("validate", _wrong_as_json(error))
+        return ExitCode.CONFIGURATION
+    checks: list[Check] = []
+    if not arguments.no_connect:
+        checks = asyncio.run(connect(configuration, probe=probe_destination))
+    if arguments.json:
+        print_json("validate", _as_json(configuration, checks))
+    else:
+        _print_lines(configuration, checks)
+    return worst_code(checks)
+
+
+async def connect(configuration: Configuration, *, probe: Probe) -> list[Check]:
+    """Try the state directory, every source, and with ``probe`` every destination (these all at the same time)."""
+    here = [check_state_dir(configuration.daemon.state_dir), *map(check_source, configuration.sources)]
+    there = await asyncio.gather(*(_check_destination(settings, probe) for settings in configuration.destinations))
+    return [*here, *there]
+
+
+def worst_code(checks: Sequence[Check]) -> ExitCode:
+    """Return what to exit with: a local fault (78) comes before a destination out of reach (75)."""
+    codes = {check.code for check in checks if not check.ok}
+    for code in (ExitCode.CONFIGURATION, ExitCode.UNREACHABLE, ExitCode.UNEXPECTED):
+        if code in codes:
+            return code
+    return ExitCode.DONE
+
+
+def check_state_dir(state_dir: Path) -> Check:
+    """Say whether the journal can be written; makes no directory and leaves no file."""
+    existing = nearest_existing(state_dir)
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        return _local_fault("state_dir", str(state_dir), f"{existing} cannot be written: {error.strerror}")
+    note = "writable" if existing == state_dir else f"not there yet, can be made in {existing}"
+    return Check("state_dir", str(state_dir), ok=True, detail=note)
+
+
+def check_source(source: SourceSettings) -> Check:
+    """Say whether the store is there and may be read; opens no database, takes no lock."""
+    try:
+        if isinstance(source, MlflowDbSettings):
+            return Check("source", source.name, ok=True, detail=_look_at_database(source.path))
+        entries = [sum(1 for _ in os.scandir(path)) for path in source.paths]
+    except OSError as error:
+        return _local_fault("source", source.name, f"{error.filename}: {error.strerror}")
+    except ConfigError as error:
+        return _local_fault("source", source.name, error.message)
+    unreachable = [path for path in source.paths if not os.access(path, os.R_OK | os.X_OK)]
+    if unreachable:
+        return _local_fault("source", source.name, f"{unreachable[0]}: Permission denied")
+    detail = ", ".join(f"{path}: {count} entries" for path, count in zip(source.paths, entries, strict=True))
+    return Check("source", source.name, ok=True, detail=detail)
+
+
+async def probe_destination(settings: DestinationSettings) -> str:
+    """Reach a destination and say in a few words what it is."""
+    from syncd.runtime.assembly import open_destination
+
+    destination = open_destination(settings)
+    try:
+        facts = await destination.probe()
+    finally:
+        await destination.close()
+    abilities = [
+        "logged models" if facts.logged_models else "no logged models",
+        "proxied artifacts" if facts.proxied_artifacts else "direct artifacts",
+    ]
+    return ", ".join([f"MLflow {facts.version}" if facts.version else "version unknown", *abilities])
+
+
+async def _check_destination(settings: DestinationSettings, probe: Probe) -> Check:
+    try:
+        detail = await probe(settings)
+    except SyncdError as error:
+        return Check("destination", settings.name, ok=False, detail=str(error), code=exit_code_of(error))
+    return Check("destination", settings.name, ok=True, detail=f"{settings.uri}: {detail}")
+
+
+def _look_at_database(path: Path) -> str:
+    with path.open("rb") as file:
+        magic = file.read(len(_SQLITE_MAGIC))
+    if not magic:
+        return f"{path}: empty yet"
+    if magic != _SQLITE_MAGIC:
+        raise ConfigError(f"{path} is not an SQLite database")
+    return f"{path}: SQLite database"
+
+
+def _local_fault(part: Part, name: str, detail: str) -> Check:
+    return Check(part, name, ok=False, detail=detail, code=ExitCode.CONFIGURATION)
+
+
+def _as_json(configuration: Configuration, checks: Sequence[Check]) -> dict[str, object]:
+    return {
+        "file": configuration.file,
+        "valid": True,
+        "problems": [],
+        "warnings": configuration.warnings,
+        "connected": bool(checks),
+        "checks": [
+            {"part": check.part, "name": check.name, "ok": check.ok, "detail": check.detail} for check in checks
+        ],
+        "ok": all(check.ok for check in checks),
+    }
+
+
+def _wrong_as_json(error: InvalidConfiguration) -> dict[str, object]:
+    return {
+        "file": error.file,
+        "valid": False,
+        "problems": error.problems,
+        "warnings": [],
+        "connected": False,
+        "checks": [],
+        "ok": False,
+    }
+
+
+def _print_lines(configuration: Configuration, checks: Sequence[Check]) -> None:
+    sources, destinations = len(configuration.sources), len(configuration.destinations)
+    print(f"{configuration.file}: valid, sources: {sources}, destinations: {destinations}")
+    for warning in configuration.warnings:
+        print(f"warning: {warning}")
+    for check in checks:
+        print(f"{'ok' if check.ok else 'FAILED'}: {check.part} {check.name}: {check.detail}")

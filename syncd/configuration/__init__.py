@@ -1,0 +1,34 @@
+"""The configuration: values (``model``), read from a file (``loading``) or from the command line (``arguments``)."""
+
+from syncd.configuration.arguments import destination_of_argument, names_of_arguments, source_of_argument
+from syncd.configuration.loading import find_file, load, parse
+from syncd.configuration.model import (
+    Configuration,
+    DaemonSettings,
+    DestinationSettings,
+    HttpSettings,
+    MlflowDbSettings,
+    MlrunsSettings,
+    SourceSettings,
+)
+from syncd.configuration.reading import InvalidConfiguration, Problem
+from syncd.configuration.secret import Secret
+
+__all__ = [
+    "Configuration",
+    "DaemonSettings",
+    "DestinationSettings",
+    "HttpSettings",
+    "InvalidConfiguration",
+    "MlflowDbSettings",
+    "MlrunsSettings",
+    "Problem",
+    "Secret",
+    "SourceSettings",
+    "destination_of_argument",
+    "find_file",
+    "load",
+    "names_of_arguments",
+    "parse",
+    "source_of_argument",
+]

@@ -1,0 +1,133 @@
+"""What syncd is told to do, as frozen values with units in their names. No reading, no checking, no I/O.
+
+Rules
+-----
+1. Paths are absolute: ``loading`` has resolved them against the directory of the configuration file.
+2. Every default of the configuration is a default here, and docs/configuration.md repeats it.
+3. A credential is a ``Secret``; ``DestinationSettings.uri`` never holds one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from syncd.configuration.secret import Secret
+from syncd.core.filters import Filter
+from syncd.core.limits import Limits
+
+LogFormat = Literal["auto", "json", "plain"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+OnDelete = Literal["keep", "delete"]
+Duplicates = Literal["auto", "ignored", "appended"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonSettings:
+    """Settings of the process as a whole.
+
+    A point waits at most ``flush_interval_s`` before it is sent; on SIGTERM the backlog is drained for at most
+    ``shutdown_grace_s``; beyond ``journal_max_bytes`` intake pauses and sending goes on.
+    """
+
+    state_dir: Path = Path("/var/lib/syncd")
+    flush_interval_s: float = 0.2
+    shutdown_grace_s: float = 20.0
+    journal_max_bytes: int = 2 * 1024**3
+    log_format: LogFormat = "auto"
+    log_level: LogLevel = "info"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreOptions:
+    """What both kinds of local store have in common.
+
+    ``experiments`` are globs of names to read (empty: all); ``stale_after_s`` None leaves a run RUNNING for as long
+    as its store says so.
+    """
+
+    kind: ClassVar[str] = ""
+    name: str
+    experiments: tuple[str, ...] = ()
+    on_delete: OnDelete = "keep"
+    stale_after_s: float | None = None
+    poll_interval_s: float = 1.0
+    reconcile_interval_s: float = 300.0
+    watch: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MlrunsSettings(StoreOptions):
+    """FileStores in or below one or more directories."""
+
+    kind: ClassVar[str] = "mlruns"
+    paths: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MlflowDbSettings(StoreOptions):
+    """One SQLite store; ``uri`` is ``sqlite:///`` and the absolute ``path``."""
+
+    kind: ClassVar[str] = "mlflow-db"
+    uri: str
+    path: Path
+
+
+SourceSettings = MlrunsSettings | MlflowDbSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DestinationSettings:
+    """One tracking server and how it is spoken to.
+
+    Either ``username`` with ``password``, or ``token``, or none of them. ``limit_overrides`` replace single fields
+    of the ``Limits`` that the destination has by its kind. ``bwlimit_bytes_s`` None sets no bound.
+    ``duplicates`` says what the server does with an identical point sent again ("auto": find out).
+    ``total_timeout_s`` bounds a whole request except the body of an artifact, which ``read_timeout_s`` and
+    ``connect_timeout_s`` bound by its stalls.
+    """
+
+    name: str
+    uri: str
+    username: str | None = None
+    password: Secret | None = None
+    token: Secret | None = None
+    ca_file: Path | None = None
+    max_concurrency: int = 8
+    bwlimit_bytes_s: int | None = None
+    duplicates: Duplicates = "auto"
+    connect_timeout_s: float = 10.0
+    read_timeout_s: float = 60.0
+    total_timeout_s: float = 180.0
+    limit_overrides: Mapping[str, int | None] = field(default_factory=dict)
+    filter: Filter = field(default_factory=Filter)
+
+    def limits(self, of_kind: Limits) -> Limits:
+        """Return the limits to keep to, given those ``of_kind`` (the destination's defaults)."""
+        overrides: dict[str, Any] = dict(self.limit_overrides)
+        return dataclasses.replace(of_kind, **overrides)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpSettings:
+    """Where the daemon's own HTTP server listens; ``token`` is required unless that is the loopback."""
+
+    host: str = "127.0.0.1"
+    port: int = 8700
+    token: Secret | None = None
+    liveness_window_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """One whole configuration. ``file`` is where it was read from; ``warnings`` are for ``syncd validate``."""
+
+    daemon: DaemonSettings
+    sources: tuple[SourceSettings, ...]
+    destinations: tuple[DestinationSettings, ...]
+    http: HttpSettings | None = None
+    file: Path | None = None
+    warnings: tuple[str, ...] = ()

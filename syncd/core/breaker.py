@@ -1,0 +1,35 @@
+"""The circuit breaker's state: closed while the destination answers, open after failures in a row.
+
+While it is open one request at a time is let through as a probe; the first answer closes it. The server is then not
+met by everything that waited, and the log says "down" once and not once per request.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Breaker:
+    """Counts failures in a row; ``answers`` counts answers since the beginning."""
+
+    threshold: int = 3
+    failures: int = 0
+    answers: int = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether only probes may pass."""
+        return self.failures >= self.threshold
+
+    def answered(self) -> bool:
+        """Take note of an answer; return whether that closed the breaker."""
+        was_open = self.is_open
+        self.failures = 0
+        self.answers += 1
+        return was_open
+
+    def failed(self) -> bool:
+        """Take note of a failure; return whether that opened the breaker."""
+        self.failures += 1
+        return self.failures == self.threshold

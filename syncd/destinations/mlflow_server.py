@@ -1,0 +1,327 @@
+"""Writes to any MLflow tracking server from 2.9 on, over its REST API.
+
+What the server does was measured on 2.9.2, 2.22.5, 3.15.0 and 3.17.2, SQLite and FileStore, in November 2026.
+Rules
+-----
+1. Where the server would silently cut, the limit told by ``probe`` is what it stores whole.
+2. Every request may be sent again. Where the server is not idempotent by itself (NaN points on SQL stores before 3.17,
+   outputs, params of logged models), this adapter makes it so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from syncd.core.facts import TERMINAL_STATUSES
+from syncd.core.limits import Limits
+from syncd.core.requests import (
+    CreateModel,
+    CreateRun,
+    DeleteRun,
+    DeleteTags,
+    FinalizeModel,
+    LogBatch,
+    LogInputs,
+    LogModelParams,
+    LogOutputs,
+    Request,
+    SetExperimentTags,
+    SetModelTags,
+    UpdateRun,
+)
+from syncd.core.source_tags import RUN_NAME, SOURCE_RUN_ID
+from syncd.destinations.base import RemoteExperiment, RemoteSubject, ServerFacts, Upload
+from syncd.destinations.mlflow_artifacts import PROXY, ArtifactUploads, not_served
+from syncd.destinations.mlflow_errors import NotMlflow
+from syncd.destinations.mlflow_models import MlflowModels
+from syncd.destinations.mlflow_rest import API, Json, MlflowRest
+from syncd.destinations.mlflow_wire import (
+    Duplicates,
+    batch_body,
+    entries,
+    ids_look_appending,
+    limits_of,
+    pairs,
+    part,
+    runs_with_tag,
+    server_version,
+)
+from syncd.errors import Rejected, SubjectGone, Transient
+
+_CONFLICT: Final = re.compile(r"UNIQUE constraint|IntegrityError|duplicate key|Duplicate entry", re.IGNORECASE)
+_TOUCHY: Final = re.compile(rb'"(?:NaN|-?Infinity)"|e\+?308')
+
+
+class MlflowServer:
+    """An MLflow tracking server as a destination.
+
+    ``duplicates`` says what an identical point sent twice does there ("auto": by the look of the experiment ids).
+    ``limits`` replaces what the version suggests. ``multipart_threshold_bytes`` None never uses multipart uploads.
+    The client is closed by ``close``.
+    """
+
+    def __init__(
+        self,
+        rest: MlflowRest,
+        *,
+        duplicates: Duplicates = "auto",
+        limits: Limits | None = None,
+        multipart_threshold_bytes: int | None = 512 << 20,
+        part_bytes: int = 64 << 20,
+    ) -> None:
+        self._rest = rest
+        self._duplicates = duplicates
+        self._limits = limits
+        self._appends: bool | None = None
+        self._version = ""
+        self._models = MlflowModels(rest)
+        self._artifacts = ArtifactUploads(
+            rest, multipart_threshold_bytes=multipart_threshold_bytes, part_bytes=part_bytes
+        )
+
+    async def close(self) -> None:
+        """Close connections."""
+        await self._rest.close()
+
+    async def probe(self) -> ServerFacts:
+        """Reach the server, check the credentials, learn its version and abilities."""
+        version = await server_version(self._rest)
+        await self._rest.call("POST", f"{API}/experiments/search", {"max_results": 1}, doing="listing experiments of")
+        self._version = version
+        # 2.x publishes the part of an interrupted upload that came when it knows the length (measured 2026-11).
+        self._artifacts.chunked = version.startswith("2.")
+        return ServerFacts(
+            version=version,
+            limits=self._limits or limits_of(version),
+            logged_models=await self._models.offered(),
+            proxied_artifacts=await self._serves_artifacts(),
+        )
+
+    async def _serves_artifacts(self) -> bool:
+        try:
+            query = {"path": "syncd-probe"}
+            await self._rest.get(f"{PROXY}/artifacts", query, doing="asking for artifact serving of")
+        except (Rejected, NotMlflow):
+            return False
+        except Transient as exc:
+            if not_served(exc.message):
+                return False
+            raise
+        return True
+
+    # -- experiments ---------------------------------------------------------------------------------------------
+
+    async def ensure_experiment(self, name: str) -> RemoteExperiment:
+        """Return the experiment of that name, created if it was missing. Rejected if it is deleted there."""
+        found = await self._experiment_by_name(name)
+        created = found is None
+        if found is None:
+            found = await self._create_experiment(name)
+        if found.get("lifecycle_stage") == "deleted":
+            raise Rejected(
+                "it is deleted on the server",
+                code="INVALID_STATE",
+                doing="using the experiment",
+                target=name,
+                hint="restore it, delete it for good with `mlflow gc`, or map it to another name",
+            )
+        identity = str(found["experiment_id"])
+        return RemoteExperiment(identity, name, created, await self._does_append(identity), pairs(found.get("tags")))
+
+    async def _experiment_by_name(self, name: str) -> Json | None:
+        query = {"experiment_name": name}
+        path = f"{API}/experiments/get-by-name"
+        try:
+            answer = await self._rest.get(path, query, doing="looking up the experiment", target=name)
+        except SubjectGone:
+            return None
+        return part(answer, "experiment", doing="looking up the experiment", target=name)
+
+    async def _create_experiment(self, name: str) -> Json:
+        doing = "creating the experiment"
+        try:
+            return await self._rest.call("POST", f"{API}/experiments/create", {"name": name}, doing=doing, target=name)
+        except Rejected as exc:
+            found = await self._experiment_by_name(name) if exc.code == "RESOURCE_ALREADY_EXISTS" else None
+            if found is None:
+                raise
+            return found
+
+    async def _does_append(self, experiment_id: str) -> bool:
+        if self._duplicates != "auto":
+            return self._duplicates == "appended"
+        if self._appends is None:
+            self._appends = ids_look_appending([experiment_id])
+        if self._appends is None:
+            body = {"max_results": 10, "view_type": "ALL"}
+            answer = await self._rest.call("POST", f"{API}/experiments/search", body, doing="listing experiments of")
+            self._appends = ids_look_appending(str(e["experiment_id"]) for e in answer.get("experiments", ()))
+        return self._appends is not False  # with nothing to go by assume the dearer case
+
+    # -- runs and models -----------------------------------------------------------------------------------------
+
+    async def find(self, kind: str, experiment_id: str, source_id: str) -> RemoteSubject | None:
+        """Return the run or model whose source tag is ``source_id``; of several, the one with the smallest id."""
+        if kind == "model":
+            return await self._models.find(experiment_id, source_id)
+        for run in await runs_with_tag(self._rest, experiment_id, SOURCE_RUN_ID, source_id):
+            return _run_subject(run["info"], adopted=True)
+        return None
+
+    async def create(self, request: CreateRun | CreateModel) -> RemoteSubject:
+        """Create the run or model. OutcomeUnknown means: ``find`` before another create."""
+        if isinstance(request, CreateModel):
+            return await self._models.create(request)
+        tags = dict(request.tags)
+        if request.name and tags.get(RUN_NAME, request.name) != request.name:
+            del tags[RUN_NAME]  # the server refuses a name that differs from the tag, and sets the tag itself
+        body: Json = {"experiment_id": request.experiment_id, "user_id": request.user_id, "tags": entries(tags)}
+        if request.name:
+            body["run_name"] = request.name
+        if request.start_time_ms is not None:
+            body["start_time"] = request.start_time_ms
+        source = request.tags.get(SOURCE_RUN_ID, request.name)
+        answer = await self._rest.call("POST", f"{API}/runs/create", body, doing="creating a run for", target=source)
+        run = part(answer, "run", doing="creating a run for", target=source)
+        return _run_subject(part(run, "info", doing="creating a run for", target=source))
+
+    async def discard(self, kind: str, remote_id: str) -> None:
+        """Delete a run or model that lost a race of two creates and that holds nothing."""
+        if kind == "model":
+            await self._models.delete(remote_id)
+        else:
+            await self._delete_run(DeleteRun(remote_id))
+
+    async def upload(self, subject: RemoteSubject, artifact: Upload) -> None:
+        """Store the artifact below the subject's artifact root, replacing what is there."""
+        await self._artifacts.upload(subject, artifact)
+
+    # -- requests ------------------------------------------------------------------------------------------------
+
+    async def send(self, request: Request) -> None:
+        """Apply one request. Rejected speaks of the request as a whole: cut it in two and try the halves."""
+        match request:
+            case LogBatch():
+                await self._log_batch(request)
+            case DeleteTags():
+                await self._delete_tags(request)
+            case LogInputs():
+                await self._log_inputs(request)
+            case LogOutputs():
+                await self._models.log_outputs(request)
+            case UpdateRun():
+                await self._update_run(request)
+            case DeleteRun():
+                await self._delete_run(request)
+            case SetExperimentTags():
+                await self._set_experiment_tags(request)
+            case SetModelTags():
+                await self._models.set_tags(request)
+            case LogModelParams():
+                await self._models.log_params(request)
+            case FinalizeModel():
+                await self._models.finalize(request)
+
+    async def _log_batch(self, request: LogBatch) -> None:
+        try:
+            await self._post_batch(request)
+        except Rejected as exc:
+            if not (request.lines and _CONFLICT.search(exc.message)):
+                raise
+            if not await self._log_around_conflicts(request):
+                raise
+
+    async def _log_around_conflicts(self, request: LogBatch) -> bool:
+        """Send a batch again that an SQL store refused for a point that it has already.
+
+        SQL stores before 3.17 take a repeated finite point as one, but refuse the whole batch for a repeated NaN
+        (UNIQUE constraint on a NULL-free key that their look-up misses). So such points go alone, where the same
+        refusal means that the point is there. Returns False when the batch holds nothing that this could be about.
+        """
+        lines = list(dict.fromkeys(request.lines))
+        touchy = [line for line in lines if _TOUCHY.search(line)]
+        plain = [line for line in lines if not _TOUCHY.search(line)]
+        if not touchy and len(lines) == len(request.lines):
+            return False
+        await self._post_batch(replace(request, lines=plain))
+        for line in touchy:
+            try:
+                await self._post_batch(LogBatch(request.run_id, lines=(line,)))
+            except Rejected as exc:
+                if not _CONFLICT.search(exc.message):
+                    raise
+        return True
+
+    async def _post_batch(self, request: LogBatch) -> None:
+        doing = "logging to run"
+        body = batch_body(request)
+        await self._rest.call("POST", f"{API}/runs/log-batch", body, doing=doing, target=request.run_id)
+
+    async def _delete_tags(self, request: DeleteTags) -> None:
+        for key in request.keys:
+            try:
+                await self._run_call("delete-tag", request.run_id, {"key": key}, doing="deleting a tag of run")
+            except SubjectGone as exc:
+                if "No tag with name" not in exc.message:
+                    raise
+
+    async def _log_inputs(self, request: LogInputs) -> None:
+        body: Json = {}
+        if request.datasets:
+            body["datasets"] = [
+                {
+                    "tags": entries(dataset.tags),
+                    "dataset": {
+                        "name": dataset.name,
+                        "digest": dataset.digest,
+                        "source_type": dataset.source_type,
+                        "source": dataset.source,
+                        "schema": dataset.schema,
+                        "profile": dataset.profile,
+                    },
+                }
+                for dataset in request.datasets
+            ]
+        if request.models:
+            body["models"] = [{"model_id": model} for model in await self._models.new_inputs(request)]
+        if any(body.values()):
+            await self._run_call("log-inputs", request.run_id, body, doing="logging inputs of run")
+
+    async def _update_run(self, request: UpdateRun) -> None:
+        body: Json = {"status": request.status}
+        if request.name:
+            body["run_name"] = request.name
+        if request.end_time_ms is not None:
+            body["end_time"] = request.end_time_ms
+        elif self._version and request.status not in TERMINAL_STATUSES:
+            body["end_time"] = 0  # of a run that was resumed: SQL stores unset it, FileStores ignore it
+        await self._run_call("update", request.run_id, body, doing="updating run")
+
+    async def _delete_run(self, request: DeleteRun) -> None:
+        try:
+            await self._run_call("delete", request.run_id, {}, doing="deleting run")
+        except SubjectGone:
+            return
+
+    async def _set_experiment_tags(self, request: SetExperimentTags) -> None:
+        for key, value in request.tags.items():
+            body = {"experiment_id": request.experiment_id, "key": key, "value": value}
+            await self._rest.call(
+                "POST",
+                f"{API}/experiments/set-experiment-tag",
+                body,
+                doing="tagging experiment",
+                target=request.experiment_id,
+            )
+
+    async def _run_call(self, verb: str, run_id: str, body: Mapping[str, Any], *, doing: str) -> Json:
+        return await self._rest.call(
+            "POST", f"{API}/runs/{verb}", {"run_id": run_id, **body}, doing=doing, target=run_id
+        )
+
+
+def _run_subject(info: Json, *, adopted: bool = False) -> RemoteSubject:
+    return RemoteSubject(str(info["run_id"]), str(info.get("artifact_uri", "")), adopted=adopted)

@@ -1,0 +1,591 @@
+"""The journal: what was read and how far, what each destination still has to get, who is who on both sides.
+
+Rules
+-----
+1. Facts and the cursors that follow from them are committed in one transaction (``commit``). Whoever acknowledges a
+   source does so after ``commit`` has returned: then the facts are on disk, fsynced.
+2. A delivery row exists from that commit until the destination has the change (``settle``) or has refused it, which
+   moves the change, whole, to a dead letter in the same transaction. Nothing is ever deleted otherwise.
+3. A crash loses at most the record of a delivery that took place: it is then delivered again, which every
+   destination must bear (``attempted`` and ``again`` say where care is needed).
+4. Methods are synchronous, may be called from any thread and are atomic; one lock orders them.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from syncd.core.changes import Again, Change, Encoded, Head, Section, decode_head, encode, encode_head, parse
+from syncd.core.facts import (
+    ExperimentSeen,
+    Fact,
+    MetricsLogged,
+    ModelSeen,
+    ProblemFound,
+    Reading,
+    RunSeen,
+    SubjectDeleted,
+    SubjectKey,
+    TagsDeleted,
+    TagsSet,
+)
+from syncd.errors import JournalCorrupt, JournalError, JournalFull
+from syncd.journal.database import FILE_NAME, Reserve, connect, quarantine, translated
+from syncd.journal.queries import STATEMENTS as SQL
+from syncd.journal.state_lock import StateLock
+
+log = structlog.get_logger(__name__)
+
+# Filters and rules look at no more of a tag's value than this many characters.
+LONGEST_TAG = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationRow:
+    """A destination as the journal knows it."""
+
+    id: int
+    uri: str
+    name: str
+    audience: int
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """An experiment, run or model of a source. ``head`` is None until its *Seen fact was read."""
+
+    id: int
+    source_id: int
+    key: SubjectKey
+    head: Head | None
+    experiment_id: int | None
+    parent_key: str
+    deleted: bool
+    changed_ms: int
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A subject's identity on a destination."""
+
+    remote_id: str
+    artifact_root: str
+    adopted: bool
+    appends: bool
+    checked: bool = False
+    bound_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """What a destination refused: the change's kind and body, and the server's words."""
+
+    section: Section
+    kind: str
+    body: bytes
+    items: int
+    reason: str
+    code: str = ""
+    status: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What one settlement adds to a subject's progress."""
+
+    points: int = 0
+    artifacts: int = 0
+    bytes: int = 0
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Journal:
+    """The open journal of one state directory. Use ``Journal.open``."""
+
+    def __init__(self, state_dir: Path, *, wall_ms: Callable[[], int] = _wall_ms) -> None:
+        self._path = state_dir / FILE_NAME
+        self._wall_ms = wall_ms
+        self._lock = threading.RLock()
+        self._state_lock = StateLock(state_dir)
+        self._reserve = Reserve(state_dir)
+        self.rebuilt_from: Path | None = None
+
+    @classmethod
+    def open(cls, state_dir: Path, *, wall_ms: Callable[[], int] = _wall_ms) -> Journal:
+        """Open or create the journal, taking the state directory for this process.
+
+        A journal that is damaged or newer is moved aside, not deleted, and a new one is begun: the sources are then
+        read anew and the destinations are asked what they already hold.
+
+        Raises:
+            JournalLocked: another process uses the directory.
+            JournalFull: no space even to open it.
+            JournalError: the directory cannot be used.
+        """
+        try:
+            state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as exc:
+            raise JournalError(
+                exc.strerror or str(exc), doing="creating", target=str(state_dir), hint="choose another state_dir"
+            ) from exc
+        journal = cls(state_dir, wall_ms=wall_ms)
+        journal._state_lock.acquire()
+        try:
+            journal._open_file()
+        except BaseException:
+            journal._state_lock.release()
+            raise
+        return journal
+
+    def _open_file(self) -> None:
+        try:
+            self._connection = connect(self._path)
+        except JournalCorrupt as error:
+            stamp = datetime.fromtimestamp(self._wall_ms() / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
+            self.rebuilt_from = quarantine(self._path, stamp)
+            log.warning(
+                "the journal cannot be used; it was put aside and is rebuilt from the sources and destinations",
+                reason=error.message,
+                kept_as=str(self.rebuilt_from),
+            )
+            self._connection = connect(self._path)
+        self._reserve.refill()
+
+    def close(self) -> None:
+        """Close the file and give the state directory back."""
+        with self._lock:
+            self._connection.close()
+            self._state_lock.release()
+
+    # -- statements ------------------------------------------------------------------------------------------------
+
+    def _run(self, name: str, parameters: Mapping[str, Any] | Sequence[Any] = ()) -> Any:
+        return self._connection.execute(SQL[name], parameters)
+
+    def _one(self, name: str, parameters: Mapping[str, Any] | Sequence[Any] = ()) -> Any:
+        with self._lock, translated(name, self._path):
+            row = self._run(name, parameters).fetchone()
+        return row[0] if row is not None else None
+
+    @contextmanager
+    def _transaction(self, doing: str) -> Iterator[None]:
+        with self._lock, translated(doing, self._path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _releasing(self, doing: str) -> Iterator[None]:
+        """Open a transaction that frees space in the end: when the disk is full, the reserve is given up for it."""
+        try:
+            with self._transaction(doing):
+                yield
+        except JournalFull:
+            self._reserve.give_up()
+            raise
+
+    def used_bytes(self) -> int:
+        """Return the bytes in use inside the journal's file."""
+        with self._lock, translated("measuring", self._path):
+            pages, free, size = (
+                self._connection.execute(f"PRAGMA {name}").fetchone()[0]
+                for name in ("page_count", "freelist_count", "page_size")
+            )
+        return int((pages - free) * size)
+
+    def refill_reserve(self) -> bool:
+        """Allocate the reserve again; return whether there was space for it."""
+        return self._reserve.refill()
+
+    # -- who takes part --------------------------------------------------------------------------------------------
+
+    def register_source(self, name: str) -> int:
+        """Return the id of the source of that name, adding it if it is new."""
+        with self._transaction("registering a source"):
+            self._run("add_source", {"name": name})
+            return int(self._run("source_id", {"name": name}).fetchone()[0])
+
+    def register_destinations(self, named: Mapping[str, str]) -> dict[str, DestinationRow]:
+        """Record which destinations are configured now; ``named`` maps name to URI.
+
+        One that is new, or was not configured for a while, gets a new audience: everything is read anew for it. One
+        that is no longer configured keeps what waits for it, but gets nothing new.
+        """
+        with self._transaction("registering destinations"):
+            known = {row[1]: row for row in self._run("destinations").fetchall()}
+            audience = self._run("next_audience").fetchone()[0]
+            for name, uri in named.items():
+                row = known.get(uri)
+                if row is not None and row[4]:
+                    self._run("rename_destination", {"name": name, "uri": uri})
+                    continue
+                self._run("put_destination", {"uri": uri, "name": name, "audience": audience})
+                self._run("doubt_remotes", {"uri": uri})
+            for uri, row in known.items():
+                if uri not in named.values():
+                    self._run("deactivate_destination", {"id": row[0]})
+            rows = [DestinationRow(*row[:4]) for row in self._run("destinations").fetchall()]
+        return {row.name: row for row in rows if named.get(row.name) == row.uri}
+
+    def destination_up(self, destination_id: int) -> None:
+        """Record that the destination answers."""
+        with self._releasing("recording a destination's state"):
+            self._run("destination_up", {"id": destination_id, "now_ms": self._wall_ms()})
+
+    def destination_trouble(self, destination_id: int, state: str, error: str) -> None:
+        """Record that the destination is ``down``, ``throttled`` or ``auth``, with the error's words."""
+        with self._releasing("recording a destination's state"):
+            self._run(
+                "destination_trouble",
+                {"id": destination_id, "state": state, "error": error, "now_ms": self._wall_ms()},
+            )
+
+    # -- intake ----------------------------------------------------------------------------------------------------
+
+    def cursors(self, source_id: int, audience: int) -> JournalCursors:
+        """Return the committed cursors of a source as read for an audience."""
+        return JournalCursors(self, source_id, audience)
+
+    def commit(
+        self, source_id: int, audience: int, readings: Iterable[Reading], *, first_reading: bool = False
+    ) -> dict[int, set[int]]:
+        """Commit readings: their facts, one delivery for each destination of the audience, and their cursors.
+
+        Returns:
+            For each destination id the subjects that now wait for it.
+
+        Raises:
+            JournalFull: nothing was committed; pause and state the same again later.
+        """
+        with self._transaction("committing what was read"):
+            destinations = [row[0] for row in self._run("audience_destinations", {"audience": audience}).fetchall()]
+            intake = _Intake(self, source_id, destinations, first_reading=first_reading)
+            for reading in readings:
+                for fact in reading.facts:
+                    intake.add(fact)
+                self._put_cursors(source_id, audience, reading.cursors)
+        return dict.fromkeys(destinations, intake.subjects)
+
+    def _put_cursors(self, source_id: int, audience: int, cursors: Mapping[str, bytes | None]) -> None:
+        kept = [(source_id, audience, key, value) for key, value in cursors.items() if value is not None]
+        dropped = [(source_id, audience, key) for key, value in cursors.items() if value is None]
+        self._connection.executemany(SQL["put_cursor"], kept)
+        self._connection.executemany(SQL["drop_cursor"], dropped)
+
+    def forget_readings(self, source_id: int, key: str) -> None:
+        """Forget what was read of one run or model, so that its source states it whole again."""
+        with self._transaction("forgetting what was read"):
+            self._run("forget_cursors", {"source_id": source_id, "prefix": f"{key}/"})
+
+    def subject(self, subject_id: int) -> Subject:
+        """Return a subject."""
+        with self._lock, translated("reading a subject", self._path):
+            row = self._run("subject", {"id": subject_id}).fetchone()
+        id_, source_id, kind, key, store, head, experiment_id, parent_key, deleted, changed_ms, tags = row
+        return Subject(
+            id_,
+            source_id,
+            SubjectKey(kind, key, store),
+            decode_head(head) if head is not None else None,
+            experiment_id,
+            parent_key,
+            bool(deleted),
+            changed_ms,
+            parse(tags.encode()),
+        )
+
+    def find_subject(self, source_id: int, kind: str, key: str) -> int | None:
+        """Return the subject id of a run or model that was seen, by its id in the store."""
+        found = self._one(f"{kind}_by_key", {"source_id": source_id, "key": key})
+        return int(found) if found is not None else None
+
+    # -- delivery --------------------------------------------------------------------------------------------------
+
+    def waiting_subjects(self, destination_id: int) -> list[int]:
+        """Return the subjects that wait for a destination."""
+        with self._lock, translated("reading what waits", self._path):
+            return [row[0] for row in self._run("waiting_subjects", {"destination_id": destination_id}).fetchall()]
+
+    def pending(
+        self, destination_id: int, subject_id: int, section: Section, *, after: int = 0, limit: int = 256
+    ) -> list[Change]:
+        """Return the next changes of one section that the destination still has to get, in order."""
+        parameters = {
+            "destination_id": destination_id,
+            "subject_id": subject_id,
+            "section": int(section),
+            "after": after,
+            "limit": limit,
+        }
+        with self._lock, translated("reading what waits", self._path):
+            rows = self._run("pending", parameters).fetchall()
+        return [
+            Change(seq, kind, body, items, Again(again), bool(attempted), at_ms)
+            for seq, kind, body, items, again, attempted, at_ms in rows
+        ]
+
+    def waits_before_head(self, destination_id: int, subject_id: int) -> bool:
+        """Return whether anything but the head still waits."""
+        parameters = {"destination_id": destination_id, "subject_id": subject_id, "section": int(Section.HEAD)}
+        return bool(self._one("has_pending", parameters))
+
+    def mark_attempted(self, destination_id: int, subject_id: int, section: Section, seqs: Iterable[int]) -> None:
+        """Record, before they are sent, that these changes may reach the server."""
+        with self._releasing("recording an attempt"):
+            rows = [(destination_id, subject_id, int(section), seq) for seq in seqs]
+            self._connection.executemany(SQL["mark_attempted"], rows)
+
+    def settle(
+        self,
+        destination_id: int,
+        subject_id: int,
+        done: Iterable[tuple[Section, int]],
+        *,
+        dead: Iterable[DeadLetter] = (),
+        delivered: Delivered | None = None,
+    ) -> None:
+        """Record that the destination has these changes, or has refused what the dead letters hold."""
+        parameters = {"destination_id": destination_id, "subject_id": subject_id, "now_ms": self._wall_ms()}
+        with self._releasing("settling deliveries"):
+            pairs = list(done)
+            self._connection.executemany(
+                SQL["drop_delivery"], [(destination_id, subject_id, int(section), seq) for section, seq in pairs]
+            )
+            self._connection.executemany(SQL["drop_change"], [(seq,) for _, seq in pairs])
+            for letter in dead:
+                self._run(
+                    "add_dead_letter",
+                    {
+                        **parameters,
+                        "section": int(letter.section),
+                        "kind": letter.kind,
+                        "body": letter.body,
+                        "items": letter.items,
+                        "reason": letter.reason,
+                        "code": letter.code,
+                        "status": letter.status,
+                    },
+                )
+            if delivered is not None:
+                self._run(
+                    "add_progress",
+                    {
+                        **parameters,
+                        "points": delivered.points,
+                        "artifacts": delivered.artifacts,
+                        "bytes": delivered.bytes,
+                    },
+                )
+
+    def note(self, destination_id: int, subject_id: int, text: str) -> None:
+        """Record in plain words why a subject does not move on just now; "" when it does."""
+        with self._releasing("noting a subject's state"):
+            self._run("put_note", {"destination_id": destination_id, "subject_id": subject_id, "note": text})
+
+    def note_of(self, destination_id: int, subject_id: int) -> str:
+        """Return what ``note`` recorded last, or ""."""
+        found = self._one("note_of", {"destination_id": destination_id, "subject_id": subject_id})
+        return str(found or "")
+
+    # -- identities ------------------------------------------------------------------------------------------------
+
+    def binding(self, destination_id: int, subject_id: int) -> Binding | None:
+        """Return the subject's identity on the destination, or None."""
+        with self._lock, translated("reading an identity", self._path):
+            row = self._run("remote", {"destination_id": destination_id, "subject_id": subject_id}).fetchone()
+        if row is None:
+            return None
+        remote_id, root, adopted, appends, checked, bound_ms = row
+        return Binding(remote_id, root, bool(adopted), bool(appends), bool(checked), bound_ms)
+
+    def bind(self, destination_id: int, subject_id: int, binding: Binding) -> None:
+        """Record the subject's identity on the destination."""
+        with self._releasing("recording an identity"):
+            self._run(
+                "bind",
+                {
+                    "destination_id": destination_id,
+                    "subject_id": subject_id,
+                    "remote_id": binding.remote_id,
+                    "artifact_root": binding.artifact_root,
+                    "adopted": int(binding.adopted),
+                    "appends": int(binding.appends),
+                    "now_ms": self._wall_ms(),
+                },
+            )
+
+    def mark_checked(self, destination_id: int, subject_id: int) -> None:
+        """Record that no second run of the same source exists there."""
+        with self._releasing("recording an identity"):
+            self._run("mark_checked", {"destination_id": destination_id, "subject_id": subject_id})
+
+    def bound_children(self, destination_id: int, source_id: int, key: str) -> list[str]:
+        """Return the remote ids of a run's children that are already on the destination."""
+        parameters = {"destination_id": destination_id, "source_id": source_id, "key": key}
+        with self._lock, translated("reading identities", self._path):
+            return [row[0] for row in self._run("bound_children", parameters).fetchall()]
+
+    # -- overflow --------------------------------------------------------------------------------------------------
+
+    def put_overflow(
+        self, destination_id: int, subject_id: int, section: str, entries: Mapping[str, str | None]
+    ) -> dict[str, str]:
+        """Record what is kept in overflow (None: no longer); return all that is kept in that section."""
+        with self._releasing("recording overflow"):
+            for key, value in entries.items():
+                if value is None:
+                    self._run("drop_overflow", (destination_id, subject_id, section, key))
+                else:
+                    self._run("put_overflow", (destination_id, subject_id, section, key, value))
+            return self._overflow(destination_id, subject_id, section)
+
+    def overflow(self, destination_id: int, subject_id: int, section: str) -> dict[str, str]:
+        """Return what is kept in overflow."""
+        with self._lock, translated("reading overflow", self._path):
+            return self._overflow(destination_id, subject_id, section)
+
+    def _overflow(self, destination_id: int, subject_id: int, section: str) -> dict[str, str]:
+        parameters = {"destination_id": destination_id, "subject_id": subject_id, "section": section}
+        return dict(self._run("overflow", parameters).fetchall())
+
+    def data_version(self) -> int:
+        """Return a number that changes when another process has written (``syncd dlq retry``)."""
+        with self._lock, translated("looking for changes", self._path):
+            return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+
+
+class JournalCursors:
+    """The committed cursors of one source for one audience (see ``syncd.sources.base.Cursors``)."""
+
+    def __init__(self, journal: Journal, source_id: int, audience: int) -> None:
+        self._journal = journal
+        self._parameters = {"source_id": source_id, "audience": audience}
+
+    def load(self, key: str) -> bytes | None:
+        """Return the committed cursor of that key, or None."""
+        value = self._journal._one("cursor", {**self._parameters, "key": key})
+        return bytes(value) if value is not None else None
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Yield the committed keys that start with ``prefix``."""
+        with self._journal._lock, translated("reading cursors", self._journal._path):
+            rows = self._journal._run("cursor_keys", {**self._parameters, "prefix": prefix}).fetchall()
+        yield from (row[0] for row in rows)
+
+
+class _Intake:
+    """Adds facts inside one open transaction of the journal."""
+
+    def __init__(self, journal: Journal, source_id: int, destinations: Sequence[int], *, first_reading: bool) -> None:
+        self._journal = journal
+        self._source_id = source_id
+        self._destinations = destinations
+        self._first_reading = first_reading
+        self._ids: dict[SubjectKey, int] = {}
+        self.subjects: set[int] = set()
+
+    def add(self, fact: Fact) -> None:
+        if isinstance(fact, ProblemFound):
+            self._add_problem(fact)
+            return
+        subject_id = self._id(fact.subject)
+        if isinstance(fact, RunSeen | ModelSeen | ExperimentSeen):
+            self._put_head(subject_id, fact)
+        elif isinstance(fact, SubjectDeleted):
+            self._journal._run("mark_deleted", {"id": subject_id, "now_ms": self._journal._wall_ms()})
+        else:
+            self._journal._run("touch_subject", {"id": subject_id, "now_ms": self._journal._wall_ms()})
+            if isinstance(fact, TagsSet | TagsDeleted):
+                self._merge_tags(subject_id, fact)
+        self._add_change(subject_id, encode(fact), self._again(fact))
+        self.subjects.add(subject_id)
+
+    def _merge_tags(self, subject_id: int, fact: TagsSet | TagsDeleted) -> None:
+        tags = parse(self._journal._run("tags", {"id": subject_id}).fetchone()[0].encode())
+        if isinstance(fact, TagsSet):
+            tags.update({key: value[:LONGEST_TAG] for key, value in fact.tags.items()})
+        else:
+            for key in fact.keys:
+                tags.pop(key, None)
+        self._journal._run("put_tags", {"id": subject_id, "tags": json.dumps(tags)})
+
+    def _again(self, fact: Fact) -> Again:
+        if isinstance(fact, MetricsLogged) and fact.again:
+            return Again.RESTATED
+        return Again.FIRST_READING if self._first_reading else Again.NEW
+
+    def _id(self, key: SubjectKey) -> int:
+        known = self._ids.get(key)
+        if known is not None:
+            return known
+        parameters = {
+            "source_id": self._source_id,
+            "kind": key.kind,
+            "key": key.id,
+            "store": key.store if key.kind == "experiment" else "",
+            "now_ms": self._journal._wall_ms(),
+        }
+        self._journal._run("add_subject", parameters)
+        found = int(self._journal._run("subject_id", parameters).fetchone()[0])
+        self._ids[key] = found
+        return found
+
+    def _put_head(self, subject_id: int, head: Head) -> None:
+        experiment_id = None if isinstance(head, ExperimentSeen) else self._id(head.experiment)
+        parent = {"run": "parent_run_id", "model": "source_run_id"}.get(head.subject.kind)
+        self._journal._run(
+            "put_head",
+            {
+                "id": subject_id,
+                "head": encode_head(head),
+                "experiment_id": experiment_id,
+                "parent_key": getattr(head, parent) if parent else "",
+                "now_ms": self._journal._wall_ms(),
+            },
+        )
+
+    def _add_change(self, subject_id: int, encoded: Encoded, again: Again) -> None:
+        cursor = self._journal._run(
+            "add_change",
+            {
+                "subject_id": subject_id,
+                "section": int(encoded.section),
+                "kind": encoded.kind,
+                "body": encoded.body,
+                "items": encoded.items,
+                "size_bytes": encoded.size_bytes,
+                "again": int(again),
+                "now_ms": self._journal._wall_ms(),
+            },
+        )
+        for destination_id in self._destinations:
+            self._journal._run("add_delivery", (destination_id, subject_id, int(encoded.section), cursor.lastrowid))
+
+    def _add_problem(self, problem: ProblemFound) -> None:
+        parameters = {
+            "source_id": self._source_id,
+            "location": problem.where,
+            "what": problem.what,
+            "subject_id": self._id(problem.subject) if problem.subject else None,
+            "now_ms": self._journal._wall_ms(),
+        }
+        self._journal._run("put_problem" if problem.what else "drop_problem", parameters)

@@ -1,0 +1,26 @@
+"""Load the named statements of queries.sql."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+
+
+def load_statements(text: str) -> dict[str, str]:
+    """Return the statements of an SQL text whose sections start with ``-- name: <name>``.
+
+    Raises:
+        ValueError: two statements have the same name.
+    """
+    statements: dict[str, str] = {}
+    for section in re.split(r"^-- name: ", text, flags=re.MULTILINE)[1:]:
+        name, _, body = section.partition("\n")
+        lines = [line for line in body.splitlines() if not line.startswith("--")]
+        if name in statements:
+            raise ValueError(f"two statements are named {name}")
+        statements[name] = "\n".join(lines).strip().rstrip(";")
+    return statements
+
+
+SCHEMA = (files("syncd.journal") / "schema.sql").read_text(encoding="utf-8")
+STATEMENTS = load_statements((files("syncd.journal") / "queries.sql").read_text(encoding="utf-8"))

@@ -1,0 +1,227 @@
+-- Every statement of the journal, by name. Loaded by queries.py.
+
+-- name: source_id
+SELECT id FROM source WHERE name = :name;
+
+-- name: add_source
+INSERT INTO source (name) VALUES (:name) ON CONFLICT (name) DO NOTHING;
+
+-- name: destinations
+SELECT id, uri, name, audience, active, state, last_error, last_error_ms, last_success_ms FROM destination;
+
+-- name: next_audience
+SELECT COALESCE(MAX(audience), 0) + 1 FROM destination;
+
+-- name: put_destination
+INSERT INTO destination (uri, name, audience) VALUES (:uri, :name, :audience)
+ON CONFLICT (uri) DO UPDATE SET name = excluded.name, audience = excluded.audience, active = 1;
+
+-- name: rename_destination
+UPDATE destination SET name = :name WHERE uri = :uri;
+
+-- name: deactivate_destination
+UPDATE destination SET active = 0 WHERE id = :id;
+
+-- A destination that comes back is read for anew: what it already holds must be found out.
+-- name: doubt_remotes
+UPDATE remote SET adopted = 1 WHERE destination_id = (SELECT id FROM destination WHERE uri = :uri);
+
+-- name: destination_up
+UPDATE destination SET state = 'up', last_success_ms = :now_ms WHERE id = :id;
+
+-- name: destination_trouble
+UPDATE destination SET state = :state, last_error = :error, last_error_ms = :now_ms WHERE id = :id;
+
+-- name: audience_destinations
+SELECT id FROM destination WHERE audience = :audience AND active = 1;
+
+-- name: cursor
+SELECT value FROM cursor WHERE source_id = :source_id AND audience = :audience AND key = :key;
+
+-- Half-open range of keys with a prefix: [prefix, prefix + U+10FFFF).
+-- name: cursor_keys
+SELECT key FROM cursor WHERE source_id = :source_id AND audience = :audience
+AND key >= :prefix AND key < :prefix || char(1114111) ORDER BY key;
+
+-- name: put_cursor
+INSERT INTO cursor (source_id, audience, key, value) VALUES (?, ?, ?, ?)
+ON CONFLICT (source_id, audience, key) DO UPDATE SET value = excluded.value;
+
+-- name: drop_cursor
+DELETE FROM cursor WHERE source_id = ? AND audience = ? AND key = ?;
+
+-- Forget what was read of one run or model, in every audience, so that the source states it whole again.
+-- name: forget_cursors
+DELETE FROM cursor WHERE source_id = :source_id AND key >= :prefix AND key < :prefix || char(1114111);
+
+-- name: subject_id
+SELECT id FROM subject WHERE source_id = :source_id AND kind = :kind AND key = :key AND store = :store;
+
+-- name: add_subject
+INSERT INTO subject (source_id, kind, key, store, changed_ms) VALUES (:source_id, :kind, :key, :store, :now_ms)
+ON CONFLICT (source_id, kind, key, store) DO NOTHING;
+
+-- name: put_head
+UPDATE subject SET head = :head, experiment_id = :experiment_id, parent_key = :parent_key, deleted = 0,
+changed_ms = :now_ms WHERE id = :id;
+
+-- name: touch_subject
+UPDATE subject SET changed_ms = :now_ms WHERE id = :id;
+
+-- name: mark_deleted
+UPDATE subject SET deleted = 1, changed_ms = :now_ms WHERE id = :id;
+
+-- name: subject
+SELECT id, source_id, kind, key, store, head, experiment_id, parent_key, deleted, changed_ms, tags
+FROM subject WHERE id = :id;
+
+-- name: tags
+SELECT tags FROM subject WHERE id = :id;
+
+-- name: put_tags
+UPDATE subject SET tags = :tags WHERE id = :id;
+
+-- name: note_of
+SELECT note FROM progress WHERE destination_id = :destination_id AND subject_id = :subject_id;
+
+-- name: run_by_key
+SELECT id FROM subject WHERE source_id = :source_id AND kind = 'run' AND key = :key AND head IS NOT NULL;
+
+-- name: model_by_key
+SELECT id FROM subject WHERE source_id = :source_id AND kind = 'model' AND key = :key AND head IS NOT NULL;
+
+-- Remote ids of the children of a run that are already on the destination.
+-- name: bound_children
+SELECT r.remote_id FROM subject s JOIN remote r ON r.subject_id = s.id AND r.destination_id = :destination_id
+WHERE s.source_id = :source_id AND s.parent_key = :key AND s.kind = 'run';
+
+-- name: add_change
+INSERT INTO change (subject_id, section, kind, body, items, size_bytes, again, at_ms)
+VALUES (:subject_id, :section, :kind, :body, :items, :size_bytes, :again, :now_ms);
+
+-- name: add_delivery
+INSERT INTO delivery (destination_id, subject_id, section, seq) VALUES (?, ?, ?, ?);
+
+-- name: waiting_subjects
+SELECT DISTINCT subject_id FROM delivery WHERE destination_id = :destination_id;
+
+-- name: pending
+SELECT c.seq, c.kind, c.body, c.items, c.again, d.attempted, c.at_ms
+FROM delivery d JOIN change c ON c.seq = d.seq
+WHERE d.destination_id = :destination_id AND d.subject_id = :subject_id AND d.section = :section AND d.seq > :after
+ORDER BY d.seq LIMIT :limit;
+
+-- name: has_pending
+SELECT EXISTS (SELECT 1 FROM delivery WHERE destination_id = :destination_id AND subject_id = :subject_id
+AND section < :section);
+
+-- name: mark_attempted
+UPDATE delivery SET attempted = 1
+WHERE destination_id = ? AND subject_id = ? AND section = ? AND seq = ? AND attempted = 0;
+
+-- name: drop_delivery
+DELETE FROM delivery WHERE destination_id = ? AND subject_id = ? AND section = ? AND seq = ?;
+
+-- A change that no destination waits for any more is done with.
+-- name: drop_change
+DELETE FROM change WHERE seq = ? AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.seq = change.seq);
+
+-- name: remote
+SELECT remote_id, artifact_root, adopted, appends, checked, bound_ms FROM remote
+WHERE destination_id = :destination_id AND subject_id = :subject_id;
+
+-- name: bind
+INSERT INTO remote (destination_id, subject_id, remote_id, artifact_root, adopted, appends, bound_ms)
+VALUES (:destination_id, :subject_id, :remote_id, :artifact_root, :adopted, :appends, :now_ms)
+ON CONFLICT (destination_id, subject_id) DO UPDATE SET remote_id = excluded.remote_id,
+artifact_root = excluded.artifact_root, adopted = excluded.adopted, appends = excluded.appends, checked = 0,
+bound_ms = excluded.bound_ms;
+
+-- name: mark_checked
+UPDATE remote SET checked = 1 WHERE destination_id = :destination_id AND subject_id = :subject_id;
+
+-- name: add_progress
+INSERT INTO progress (destination_id, subject_id, points, artifacts, bytes, sent_ms)
+VALUES (:destination_id, :subject_id, :points, :artifacts, :bytes, :now_ms)
+ON CONFLICT (destination_id, subject_id) DO UPDATE SET points = points + excluded.points,
+artifacts = artifacts + excluded.artifacts, bytes = bytes + excluded.bytes, sent_ms = excluded.sent_ms;
+
+-- name: put_note
+INSERT INTO progress (destination_id, subject_id, sent_ms, note) VALUES (:destination_id, :subject_id, 0, :note)
+ON CONFLICT (destination_id, subject_id) DO UPDATE SET note = excluded.note WHERE note <> excluded.note;
+
+-- name: add_dead_letter
+INSERT INTO dead_letter (destination_id, subject_id, section, kind, body, items, reason, code, status, at_ms)
+VALUES (:destination_id, :subject_id, :section, :kind, :body, :items, :reason, :code, :status, :now_ms);
+
+-- name: dead_letters
+SELECT l.id, d.name AS destination, s.kind AS subject_kind, s.key AS subject_key, l.kind, l.items, l.reason, l.code,
+l.status, l.at_ms, l.body, l.subject_id, l.destination_id, l.section
+FROM dead_letter l JOIN destination d ON d.id = l.destination_id JOIN subject s ON s.id = l.subject_id
+ORDER BY l.id;
+
+-- name: dead_letter_count
+SELECT COUNT(*) FROM dead_letter WHERE destination_id = :destination_id;
+
+-- name: drop_dead_letter
+DELETE FROM dead_letter WHERE id = :id;
+
+-- name: put_overflow
+INSERT INTO overflow (destination_id, subject_id, section, key, value) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (destination_id, subject_id, section, key) DO UPDATE SET value = excluded.value;
+
+-- name: overflow
+SELECT key, value FROM overflow
+WHERE destination_id = :destination_id AND subject_id = :subject_id AND section = :section ORDER BY key;
+
+-- name: drop_overflow
+DELETE FROM overflow WHERE destination_id = ? AND subject_id = ? AND section = ? AND key = ?;
+
+-- name: put_problem
+INSERT INTO problem (source_id, location, what, subject_id, at_ms)
+VALUES (:source_id, :location, :what, :subject_id, :now_ms)
+ON CONFLICT (source_id, location) DO UPDATE SET what = excluded.what, at_ms = excluded.at_ms;
+
+-- name: drop_problem
+DELETE FROM problem WHERE source_id = :source_id AND location = :location;
+
+-- name: problems
+SELECT src.name AS source, p.location, p.what, p.subject_id, p.at_ms FROM problem p JOIN source src
+ON src.id = p.source_id ORDER BY src.name, p.location;
+
+-- What waits for a destination, by source.
+-- name: waiting
+SELECT src.name AS source, COUNT(DISTINCT d.subject_id) AS subjects, COUNT(*) AS changes,
+COALESCE(SUM(CASE WHEN d.section = 1 THEN c.items ELSE 0 END), 0) AS points,
+COALESCE(SUM(CASE WHEN d.section = 2 THEN 1 ELSE 0 END), 0) AS artifacts,
+COALESCE(SUM(c.size_bytes), 0) AS bytes, MIN(c.at_ms) AS oldest_ms
+FROM delivery d JOIN change c ON c.seq = d.seq JOIN subject s ON s.id = d.subject_id
+JOIN source src ON src.id = s.source_id
+WHERE d.destination_id = :destination_id GROUP BY src.name;
+
+-- name: sent
+SELECT COALESCE(SUM(points), 0) AS points, COALESCE(SUM(artifacts), 0) AS artifacts,
+COALESCE(SUM(bytes), 0) AS bytes, COUNT(*) AS subjects FROM progress WHERE destination_id = :destination_id;
+
+-- name: overflow_count
+SELECT COUNT(*) FROM overflow WHERE destination_id = :destination_id;
+
+-- Every known run with its state on every destination.
+-- name: runs
+SELECT s.id, src.name AS source, s.key, s.head, s.deleted, s.changed_ms, d.id AS destination_id,
+d.name AS destination, d.state AS destination_state, d.last_error, r.remote_id, r.adopted,
+COALESCE(p.points, 0) AS points, COALESCE(p.artifacts, 0) AS artifacts, COALESCE(p.bytes, 0) AS bytes,
+COALESCE(p.note, '') AS note, p.sent_ms, e.head AS experiment_head,
+(SELECT COALESCE(SUM(CASE WHEN c.section = 1 THEN c.items ELSE 0 END), 0) FROM delivery v JOIN change c
+ ON c.seq = v.seq WHERE v.destination_id = d.id AND v.subject_id = s.id) AS points_waiting,
+(SELECT COALESCE(SUM(c.size_bytes), 0) FROM delivery v JOIN change c ON c.seq = v.seq
+ WHERE v.destination_id = d.id AND v.subject_id = s.id) AS bytes_waiting,
+(SELECT COUNT(*) FROM delivery v WHERE v.destination_id = d.id AND v.subject_id = s.id) AS changes_waiting,
+(SELECT COUNT(*) FROM dead_letter l WHERE l.destination_id = d.id AND l.subject_id = s.id) AS dead_letters,
+(SELECT COUNT(*) FROM overflow o WHERE o.destination_id = d.id AND o.subject_id = s.id) AS overflowed
+FROM subject s JOIN source src ON src.id = s.source_id CROSS JOIN destination d
+LEFT JOIN remote r ON r.destination_id = d.id AND r.subject_id = s.id
+LEFT JOIN progress p ON p.destination_id = d.id AND p.subject_id = s.id
+LEFT JOIN subject e ON e.id = s.experiment_id
+WHERE s.kind = 'run' AND d.active = 1 AND s.head IS NOT NULL AND (:key = '' OR s.key LIKE :key || '%')
+ORDER BY s.id;

@@ -1,0 +1,141 @@
+"""Delivers the artifacts of one run or model, several at a time; never a byte that changed under way."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import PurePosixPath
+
+import structlog
+
+from syncd.core import source_tags
+from syncd.core.changes import Again, Change, Section, decode_artifact
+from syncd.core.facts import ArtifactSeen
+from syncd.destinations.base import RemoteSubject, Upload
+from syncd.errors import ArtifactChanged, ArtifactMissing, NameNotHeld, Rejected
+from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal, Subject
+from syncd.runtime.channel import Channel
+from syncd.runtime.overflow import OverflowDocuments
+from syncd.runtime.settlement import Settlement
+
+log = structlog.get_logger(__name__)
+
+IN_FLIGHT = 8
+WINDOW_CHANGES = 256
+
+
+class ArtifactDelivery:
+    """One pass over the artifact changes of a subject that wait for a destination."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        subject: Subject,
+        binding: Binding,
+        settlement: Settlement,
+        overflow: OverflowDocuments,
+    ) -> None:
+        self._channel = channel
+        self._subject = subject
+        self._remote = RemoteSubject(binding.remote_id, binding.artifact_root, binding.adopted)
+        self._settlement = settlement
+        self._overflow = overflow
+        self._places = asyncio.Semaphore(IN_FLIGHT)
+        self._held: dict[str, int | None] | None = None
+
+    async def run(self) -> None:
+        """Deliver everything that waited when the pass reached it."""
+        after = 0
+        async with asyncio.TaskGroup() as uploads:
+            while changes := await self._load(after):
+                after = changes[-1].seq
+                newest = {decode_artifact(self._subject.key, change.body).path: change for change in changes}
+                superseded = [change.seq for change in changes if newest[self._path(change)] is not change]
+                await self._settlement.add(Section.ARTIFACTS, superseded)
+                for change in newest.values():
+                    await self._places.acquire()
+                    uploads.create_task(self._deliver_and_release(change))
+
+    def _path(self, change: Change) -> str:
+        return decode_artifact(self._subject.key, change.body).path
+
+    async def _load(self, after: int) -> list[Change]:
+        return await self._channel.journal.do(
+            Journal.pending,
+            self._channel.id,
+            self._subject.id,
+            Section.ARTIFACTS,
+            after=after,
+            limit=WINDOW_CHANGES,
+        )
+
+    async def _deliver_and_release(self, change: Change) -> None:
+        try:
+            await self._deliver(change, decode_artifact(self._subject.key, change.body))
+        finally:
+            self._places.release()
+
+    async def _deliver(self, change: Change, artifact: ArtifactSeen) -> None:
+        try:
+            if self._channel.filter.takes_artifact(artifact.path):
+                sent = await self._send(change, artifact)
+            else:
+                sent = Delivered()
+        except ArtifactChanged as error:
+            # The source states the file again with its new size and time; this statement of it is overtaken.
+            log.info("an artifact changed while it was read; it is sent again", path=artifact.path, reason=str(error))
+            await self._channel.read_again(self._subject.source_id, "")
+            sent = Delivered()
+        except (ArtifactMissing, Rejected) as error:
+            await self._give_up(change, error)
+            return
+        await self._settlement.add(Section.ARTIFACTS, [change.seq], delivered=sent)
+
+    async def _send(self, change: Change, artifact: ArtifactSeen) -> Delivered:
+        upload = self._channel.open_artifact(artifact)
+        if self._remote.adopted and change.again is not Again.NEW and await self._is_held(artifact.path, upload):
+            return Delivered()
+        try:
+            await self._upload(upload)
+        except NameNotHeld:
+            stored = overflow_path(artifact.path)
+            upload.path = stored
+            await self._upload(upload)
+            await self._overflow.keep("artifacts", {artifact.path: stored})
+        return Delivered(artifacts=1, bytes=upload.size_bytes)
+
+    async def _upload(self, upload: Upload) -> None:
+        await self._channel.courier.call(lambda: self._channel.destination.upload(self._remote, upload))
+
+    async def _is_held(self, path: str, upload: Upload) -> bool:
+        """Whether the destination already holds these very bytes under that path."""
+        if self._held is None:
+            self._held = await self._channel.courier.call(self._list_held)
+        if path not in self._held or self._held[path] not in (upload.size_bytes, None):
+            return False
+        theirs = await self._channel.courier.call(lambda: self._hash_held(path))
+        ours = hashlib.sha256()
+        async for piece in upload.pieces():
+            ours.update(piece)
+        return theirs == ours.digest()
+
+    async def _list_held(self) -> dict[str, int | None]:
+        return {file.path: file.size_bytes async for file in self._channel.reader.files(self._remote)}
+
+    async def _hash_held(self, path: str) -> bytes:
+        digest = hashlib.sha256()
+        async for piece in self._channel.reader.content(self._remote, path):
+            digest.update(piece)
+        return digest.digest()
+
+    async def _give_up(self, change: Change, error: ArtifactMissing | Rejected) -> None:
+        code, status = (error.code, error.status) if isinstance(error, Rejected) else ("ARTIFACT_MISSING", 0)
+        letter = DeadLetter(Section.ARTIFACTS, change.kind, change.body, 1, str(error), code, status)
+        await self._settlement.add(Section.ARTIFACTS, [change.seq], dead=[letter])
+
+
+def overflow_path(path: str) -> str:
+    """Return where an artifact is kept whose name the destination cannot hold: a name that any server can."""
+    suffix = PurePosixPath(path).suffix
+    safe = suffix if suffix[1:].isalnum() and suffix.isascii() else ""
+    return f"{source_tags.OVERFLOW_FOLDER}/artifacts/{hashlib.sha256(path.encode()).hexdigest()[:32]}{safe}"

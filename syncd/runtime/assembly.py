@@ -1,0 +1,111 @@
+"""Assembly: makes sources, destinations and channels from settings. The only place that knows every adapter."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from syncd.configuration.model import DestinationSettings, MlrunsSettings, SourceSettings
+from syncd.core.facts import ArtifactSeen
+from syncd.core.limits import Limits
+from syncd.destinations.base import Destination, DestinationReader, Upload
+from syncd.destinations.deadlines import Deadlines
+from syncd.destinations.local_upload import LocalUpload
+from syncd.destinations.mlflow_reader import MlflowReader
+from syncd.destinations.mlflow_rest import BasicAuth, BearerAuth, MlflowRest
+from syncd.destinations.mlflow_server import MlflowServer
+from syncd.sources.base import StoreSource
+from syncd.sources.file_store.source import FileStoreSource
+from syncd.sources.mlflow_db.source import MlflowDbSource
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOpening:
+    """One store to read: the name of its source, a name of its own for the journal, and how to open it."""
+
+    source: SourceSettings
+    journal_name: str
+    open: Callable[[], StoreSource]
+
+
+def store_openings(settings: SourceSettings, *, temp_dir: Path) -> list[StoreOpening]:
+    """Return the stores of a source: one, or one for each path of an ``mlruns`` source."""
+    if isinstance(settings, MlrunsSettings):
+        return [
+            StoreOpening(
+                settings,
+                settings.name if number == 0 else f"{settings.name}:{path}",
+                lambda path=path: FileStoreSource(settings.name, path),  # type: ignore[misc]
+            )
+            for number, path in enumerate(settings.paths)
+        ]
+    return [
+        StoreOpening(
+            settings,
+            settings.name,
+            lambda: MlflowDbSource(settings.name, settings.path, temp_dir=temp_dir),
+        )
+    ]
+
+
+def open_rest(settings: DestinationSettings) -> MlflowRest:
+    """Return a client of an MLflow tracking server; it is closed by the adapter that gets it."""
+    auth: BasicAuth | BearerAuth | None = None
+    if settings.token is not None:
+        token = settings.token.reveal()
+
+        async def provide(_refused: bool) -> str:
+            return token
+
+        auth = BearerAuth(provide)
+    elif settings.username is not None:
+        auth = BasicAuth(settings.username, settings.password.reveal() if settings.password else "")
+    return MlflowRest(
+        settings.uri,
+        auth=auth,
+        ca_file=str(settings.ca_file) if settings.ca_file else None,
+        deadlines=Deadlines(
+            connect_s=settings.connect_timeout_s, read_s=settings.read_timeout_s, total_s=settings.total_timeout_s
+        ),
+        connections=settings.max_concurrency + 4,
+        throttle=Bandwidth(settings.bwlimit_bytes_s).take if settings.bwlimit_bytes_s else None,
+    )
+
+
+def open_destination(settings: DestinationSettings) -> Destination:
+    """Return the destination that the settings name; nothing is sent yet."""
+    return open_doors(settings)[0]
+
+
+def open_doors(settings: DestinationSettings) -> tuple[Destination, DestinationReader]:
+    """Return both doors of a destination, on one client; closing the first closes it."""
+    rest = open_rest(settings)
+    return MlflowServer(rest, duplicates=settings.duplicates), MlflowReader(rest, duplicates=settings.duplicates)
+
+
+def open_artifact(artifact: ArtifactSeen) -> Upload:
+    """Return a local artifact for sending."""
+    return LocalUpload(artifact.root, artifact.path, artifact.size_bytes, artifact.mtime_ns)
+
+
+def limits_of(settings: DestinationSettings, found: Limits) -> Limits:
+    """Return the limits to keep to, given those that the server was found to have."""
+    return settings.limits(found)
+
+
+class Bandwidth:
+    """Hands out bytes at a steady rate (``bwlimit``), at most one second's worth in advance."""
+
+    def __init__(self, bytes_per_s: int, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._bytes_per_s = bytes_per_s
+        self._monotonic = monotonic
+        self._free_at_s = monotonic()
+
+    async def take(self, size_bytes: int) -> None:
+        """Wait until this many bytes may be sent."""
+        now_s = self._monotonic()
+        self._free_at_s = max(self._free_at_s, now_s - 1.0) + size_bytes / self._bytes_per_s
+        await asyncio.sleep(max(0.0, self._free_at_s - now_s))

@@ -1,0 +1,42 @@
+"""A channel: all that belongs to one configured destination at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from syncd.core.facts import ArtifactSeen
+from syncd.core.filters import Filter
+from syncd.core.limits import Limits
+from syncd.destinations.base import Destination, DestinationReader, Upload
+from syncd.runtime.courier import Courier
+from syncd.runtime.journal_thread import JournalThread
+
+
+@dataclass(slots=True)
+class Channel:
+    """One destination: its doors, its courier, its limits and wishes, and the journal.
+
+    ``on_delete`` maps a source id to "keep" or "delete", ``source_experiments`` to globs of what is read of it. ``open_artifact`` opens a local file for sending.
+    ``read_again`` is told the (source id, run or model id) whose source must be looked at again soon.
+    """
+
+    id: int
+    name: str
+    destination: Destination
+    reader: DestinationReader
+    courier: Courier
+    journal: JournalThread
+    limits: Limits
+    logged_models: bool
+    open_artifact: Callable[[ArtifactSeen], Upload]
+    read_again: Callable[[int, str], Awaitable[None]]
+    source_names: Mapping[int, str]
+    filter: Filter = field(default_factory=Filter)
+    on_delete: Mapping[int, str] = field(default_factory=dict)
+    source_experiments: Mapping[int, Sequence[str]] = field(default_factory=dict)
+
+    def takes_experiment(self, source_id: int, name: str) -> bool:
+        """Return whether this source's experiment of that name is to be sent here."""
+        of_source = Filter(experiments=tuple(self.source_experiments.get(source_id, ())))
+        return of_source.takes_experiment(name) and self.filter.takes_experiment(name)

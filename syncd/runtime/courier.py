@@ -1,0 +1,183 @@
+"""The courier: brings one call to a destination, however long it takes.
+
+It alone knows about retrying. Every call waits for a free place (adaptive limit), is let through by the breaker, and
+is made again with full-jitter backoff for as long as it fails for reasons that may pass. There is no last attempt: an
+outage of any length changes only when a call arrives. Only what the server refuses for good comes back as an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_never
+from tenacity.wait import wait_exponential, wait_random_exponential
+
+from syncd.core.breaker import Breaker
+from syncd.core.concurrency import AdaptiveLimit
+from syncd.errors import AuthFailed, DestinationError, OutcomeUnknown, Rejected, Transient
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+BACKOFF = wait_random_exponential(multiplier=0.25, max=60)
+AUTH_BACKOFF = wait_exponential(multiplier=2, max=60)
+# A request that the server answers with 500 this often, while it answers others, is itself the cause.
+POISON_FAULTS = 5
+
+
+@dataclass(slots=True)
+class DestinationState:
+    """How a destination does: ``unknown``, ``up``, ``throttled``, ``down`` or ``auth``; since when (monotonic s)."""
+
+    name: str = "unknown"
+    error: str = ""
+    failing_since_s: float | None = None
+
+
+class Courier:
+    """Makes calls to one destination.
+
+    ``on_state`` is told when the state changes. ``most`` is the largest number of requests in flight.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        most: int,
+        on_state: Callable[[DestinationState], Awaitable[None]],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name = name
+        self._limit = AdaptiveLimit(most=most)
+        self._in_flight = 0
+        self._place = asyncio.Condition()
+        self._breaker = Breaker()
+        self._probing = asyncio.Lock()
+        self._recovered = asyncio.Event()
+        self._quiet_until_s = float("-inf")
+        self._on_state = on_state
+        self._monotonic = monotonic
+        self.state = DestinationState()
+
+    async def call(self, send: Callable[[], Awaitable[T]], *, repeat_unknown: bool = True) -> T:
+        """Make the call until it is answered.
+
+        Args:
+            send: makes one attempt.
+            repeat_unknown: whether an attempt that may have been applied may simply be made again.
+
+        Raises:
+            Rejected: the server refuses the call for good.
+            OutcomeUnknown: only if ``repeat_unknown`` is false.
+        """
+        faults = 0
+        answers = self._breaker.answers
+
+        def may_pass(error: BaseException) -> bool:
+            if isinstance(error, OutcomeUnknown) and not repeat_unknown:
+                return False
+            return isinstance(error, Transient | AuthFailed)
+
+        async for attempt in AsyncRetrying(
+            wait=_wait, stop=stop_never, retry=retry_if_exception(may_pass), sleep=self._sleep
+        ):
+            with attempt:
+                try:
+                    return await self._attempt(send)
+                except Transient as error:
+                    faults += error.server_fault
+                    if faults >= POISON_FAULTS and self._breaker.answers > answers:
+                        raise Rejected(
+                            f"answered with a server error {faults} times while other requests succeeded: {error}",
+                            code="INTERNAL_ERROR",
+                            status=500,
+                        ) from error
+                    raise
+        raise AssertionError("stop_never stopped")
+
+    async def _attempt(self, send: Callable[[], Awaitable[T]]) -> T:
+        async with self._admission(), self._slot():
+            try:
+                result = await send()
+            except Rejected:
+                await self._answered()
+                raise
+            except DestinationError as error:
+                await self._failed(error)
+                raise
+            await self._answered()
+            return result
+
+    @asynccontextmanager
+    async def _admission(self) -> AsyncIterator[None]:
+        await asyncio.sleep(max(0.0, self._quiet_until_s - self._monotonic()))
+        if not self._breaker.is_open:
+            yield
+            return
+        async with self._probing:
+            yield
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        async with self._place:
+            await self._place.wait_for(lambda: self._in_flight < self._limit.value)
+            self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            async with self._place:
+                self._place.notify(self._limit.value)
+
+    async def _answered(self) -> None:
+        self._limit.succeeded()
+        if self._breaker.answered() or self.state.name != "up":
+            self._recovered.set()
+            self._recovered = asyncio.Event()
+            if self.state.name not in ("up", "unknown"):
+                log.info("the destination answers again", destination=self._name)
+            await self._enter(DestinationState("up"))
+
+    async def _failed(self, error: DestinationError) -> None:
+        now_s = self._monotonic()
+        self._limit.failed(now_s)
+        if isinstance(error, Transient) and error.throttled:
+            if error.retry_after_s:
+                self._quiet_until_s = max(self._quiet_until_s, now_s + error.retry_after_s)
+            await self._enter(DestinationState("throttled", str(error), self.state.failing_since_s or now_s))
+            return
+        opened = self._breaker.failed()
+        name = "auth" if isinstance(error, AuthFailed) else "down" if self._breaker.is_open else self.state.name
+        if opened or (name == "auth" != self.state.name):
+            log.warning("the destination does not take requests; they wait", destination=self._name, error=str(error))
+        await self._enter(DestinationState(name, str(error), self.state.failing_since_s or now_s))
+
+    async def _enter(self, state: DestinationState) -> None:
+        changed = state.name != self.state.name
+        self.state = state
+        if changed:
+            await self._on_state(state)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait, but not longer than until the destination answers again."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._recovered.wait()
+        except TimeoutError:
+            return
+
+
+def _wait(retry_state: RetryCallState) -> float:
+    """Return how long to wait before the next attempt: the server's wish, or full jitter."""
+    error = retry_state.outcome.exception() if retry_state.outcome else None
+    if isinstance(error, AuthFailed):
+        return AUTH_BACKOFF(retry_state)
+    wished_s = error.retry_after_s if isinstance(error, Transient) else None
+    return max(wished_s or 0.0, BACKOFF(retry_state))

@@ -1,0 +1,201 @@
+"""Identities: which remote experiment, run or model is which local one. Creates what is missing, once.
+
+A create whose answer was lost is looked up by its source tag before it is made again. A run is looked up before it is
+created, unless this process has just created its experiment, which is then empty. Two daemons that create the same
+run in the same moment find both afterwards (``settle_twins``), choose the same one and the loser discards its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from weakref import WeakValueDictionary
+
+import structlog
+
+from syncd.core import source_tags
+from syncd.core.changes import Section, merge_small
+from syncd.core.facts import ExperimentSeen, ModelSeen, RunSeen
+from syncd.core.planner import fit_values
+from syncd.core.requests import CreateModel, CreateRun, LogBatch
+from syncd.destinations.base import RemoteSubject
+from syncd.errors import OutcomeUnknown, Rejected
+from syncd.journal.journal import Binding, Journal, Subject
+from syncd.runtime.channel import Channel
+
+log = structlog.get_logger(__name__)
+
+# Tags put into the create call; the rest follows by log-batch.
+CREATE_TAGS = 90
+# A model's run is stated within seconds of the model, if it is in the store at all.
+RUN_PATIENCE_MS = 10_000
+
+
+class HeadUnknown(Exception):
+    """The source has not yet stated what this subject is; it will."""
+
+
+class Identities:
+    """Resolves subjects of the journal to subjects of one destination."""
+
+    def __init__(self, channel: Channel, *, wall_ms: Callable[[], int]) -> None:
+        self._channel = channel
+        self._wall_ms = wall_ms
+        self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+        self._fresh_experiments: set[str] = set()
+        self._created_tags: dict[int, Mapping[str, str]] = {}
+
+    def created_tags(self, subject_id: int) -> Mapping[str, str]:
+        """Return, once, the tags that went with the create of that run in this process."""
+        return self._created_tags.pop(subject_id, {})
+
+    async def ensure(self, subject_id: int, *, above: frozenset[int] = frozenset()) -> Binding:
+        """Return the subject's identity, creating it and what it depends on where missing.
+
+        ``above`` holds the subjects that wait for this one, against circles of parents.
+
+        Raises:
+            HeadUnknown: the source has not stated it yet.
+            Rejected: the destination refuses it.
+        """
+        lock = self._locks.setdefault(subject_id, asyncio.Lock())
+        async with lock:
+            binding = await self._channel.journal.do(Journal.binding, self._channel.id, subject_id)
+            if binding is not None:
+                return binding
+            subject = await self._channel.journal.do(Journal.subject, subject_id)
+            match subject.head:
+                case ExperimentSeen():
+                    return await self._bind_experiment(subject, subject.head)
+                case RunSeen():
+                    return await self._bind_run(subject, subject.head, above | {subject_id})
+                case ModelSeen():
+                    return await self._bind_model(subject, subject.head, above | {subject_id})
+                case None:
+                    raise HeadUnknown(f"{subject.key.kind} {subject.key.id} has not been described by its source yet")
+
+    async def _bind(self, subject_id: int, binding: Binding) -> Binding:
+        await self._channel.journal.do(Journal.bind, self._channel.id, subject_id, binding)
+        return binding
+
+    async def _bind_experiment(self, subject: Subject, head: ExperimentSeen) -> Binding:
+        remote = await self._channel.courier.call(lambda: self._channel.destination.ensure_experiment(head.name))
+        if remote.created:
+            self._fresh_experiments.add(remote.id)
+        return await self._bind(subject.id, Binding(remote.id, "", adopted=not remote.created, appends=remote.appends))
+
+    async def _experiment(self, subject: Subject, above: frozenset[int]) -> Binding:
+        if subject.experiment_id is None:
+            raise HeadUnknown(f"the experiment of {subject.key.kind} {subject.key.id} is not known yet")
+        return await self.ensure(subject.experiment_id, above=above)
+
+    async def remote_run(self, source_id: int, key: str, *, above: frozenset[int] = frozenset()) -> Binding | None:
+        """Return the identity of a run by its id in the store; None if no such run was seen, or it waits for this."""
+        found = await self._channel.journal.do(Journal.find_subject, source_id, "run", key)
+        return None if found is None or found in above else await self.ensure(found, above=above)
+
+    async def remote_model(self, source_id: int, key: str) -> Binding | None:
+        """Return the identity of a model by its id in the store; None if no such model was seen."""
+        found = await self._channel.journal.do(Journal.find_subject, source_id, "model", key)
+        return None if found is None else await self.ensure(found)
+
+    async def _bind_run(self, subject: Subject, head: RunSeen, above: frozenset[int]) -> Binding:
+        experiment = await self._experiment(subject, above)
+        tags = await self._tags_for_create(subject)
+        if head.parent_run_id:
+            parent = await self.remote_run(subject.source_id, head.parent_run_id, above=above)
+            tags[source_tags.PARENT_RUN_ID] = parent.remote_id if parent else head.parent_run_id
+        request = CreateRun(experiment.remote_id, head.name or head.subject.id, head.user_id, head.start_time_ms, tags)
+        remote = await self._find_or_create("run", experiment.remote_id, subject.key.id, request)
+        binding = await self._bind(
+            subject.id, Binding(remote.id, remote.artifact_root, remote.adopted, experiment.appends)
+        )
+        if not remote.adopted:
+            self._created_tags[subject.id] = tags
+        await self._tell_children(subject, binding)
+        return binding
+
+    async def _tags_for_create(self, subject: Subject) -> dict[str, str]:
+        changes = await self._channel.journal.do(
+            Journal.pending, self._channel.id, subject.id, Section.SMALL, limit=1000
+        )
+        limits = self._channel.limits
+        fit = fit_values(
+            merge_small(changes).tags,
+            key_length=limits.tag_key_length,
+            value_length=limits.tag_value_length,
+            room=min(CREATE_TAGS, limits.tags_per_run or CREATE_TAGS),
+        )
+        own = {
+            source_tags.SOURCE_RUN_ID: subject.key.id,
+            source_tags.SOURCE: self._channel.source_names[subject.source_id],
+        }
+        return {**{key: value for key, value in fit.fits.items() if key != source_tags.RUN_NAME}, **own}
+
+    async def _tell_children(self, subject: Subject, binding: Binding) -> None:
+        """Point children that were created before this run at it."""
+        children = await self._channel.journal.do(
+            Journal.bound_children, self._channel.id, subject.source_id, subject.key.id
+        )
+        for child in children:
+            request = LogBatch(child, tags={source_tags.PARENT_RUN_ID: binding.remote_id})
+            await self._channel.courier.call(lambda request=request: self._channel.destination.send(request))  # type: ignore[misc]
+
+    async def _bind_model(self, subject: Subject, head: ModelSeen, above: frozenset[int]) -> Binding:
+        experiment = await self._experiment(subject, above)
+        run = await self.remote_run(subject.source_id, head.source_run_id, above=above) if head.source_run_id else None
+        if run is None and head.source_run_id and self._wall_ms() - subject.changed_ms < RUN_PATIENCE_MS:
+            raise HeadUnknown(f"the run {head.source_run_id} of model {subject.key.id} is not known yet")
+        tags = {
+            **head.tags,
+            source_tags.SOURCE_MODEL_ID: subject.key.id,
+            source_tags.SOURCE: self._channel.source_names[subject.source_id],
+        }
+        request = CreateModel(
+            experiment.remote_id, head.name, head.model_type, run.remote_id if run else "", head.params, tags
+        )
+        remote = await self._find_or_create("model", experiment.remote_id, subject.key.id, request)
+        return await self._bind(
+            subject.id, Binding(remote.id, remote.artifact_root, remote.adopted, experiment.appends)
+        )
+
+    async def _find_or_create(
+        self, kind: str, experiment_id: str, key: str, request: CreateRun | CreateModel
+    ) -> RemoteSubject:
+        channel = self._channel
+        look = experiment_id not in self._fresh_experiments
+        while True:
+            if look:
+                found = await channel.courier.call(lambda: channel.destination.find(kind, experiment_id, key))
+                if found is not None:
+                    return found
+            try:
+                return await channel.courier.call(lambda: channel.destination.create(request), repeat_unknown=False)
+            except OutcomeUnknown as error:
+                log.info("a create went unanswered; looking whether it was made", kind=kind, error=str(error))
+                look = True
+
+    async def settle_twins(self, subject: Subject, binding: Binding) -> Binding:
+        """Look once, some time after the create, whether another daemon created the same run; keep one.
+
+        Returns:
+            The identity that stays. When it is the other one, the source is read again for it.
+        """
+        channel = self._channel
+        if binding.checked or binding.adopted or subject.experiment_id is None:
+            return binding
+        experiment = await self.ensure(subject.experiment_id)
+        kind = subject.key.kind
+        found = await channel.courier.call(lambda: channel.destination.find(kind, experiment.remote_id, subject.key.id))
+        if found is None or found.id == binding.remote_id:
+            await channel.journal.do(Journal.mark_checked, channel.id, subject.id)
+            return binding
+        log.info("another syncd created the same run; keeping the other", run=subject.key.id, kept=found.id)
+        await channel.read_again(subject.source_id, subject.key.id)
+        try:
+            await channel.courier.call(lambda: channel.destination.discard(kind, binding.remote_id))
+        except Rejected as error:
+            log.info("the second run is already gone", run=binding.remote_id, answer=str(error))
+        return await self._bind(
+            subject.id, Binding(found.id, found.artifact_root, adopted=True, appends=binding.appends)
+        )

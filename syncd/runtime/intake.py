@@ -1,0 +1,219 @@
+"""Intake: reads one source for one audience and commits what it states; uploaders are then told.
+
+The source is read in a thread, since file systems may be slow. Readings are committed in groups: large enough that an
+fsync is shared, and at the latest after a tenth of a second. When the journal is full, or its disk, intake waits; it
+never drops, because what is not committed is simply stated again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from syncd.core.facts import MetricsLogged, Reading
+from syncd.errors import JournalFull, SourceError, SourceNotReady
+from syncd.journal.journal import Journal
+from syncd.runtime.watcher import Watcher
+from syncd.sources.base import StoreSource
+
+log = structlog.get_logger(__name__)
+
+GROUP_BYTES = 1024 * 1024
+GROUP_S = 0.1
+ROOM_CHECK_S = 0.5
+FULL_RETRY_S = 2.0
+SOURCE_RETRY_S = 5.0
+# With a working watcher the periodic look at active runs is only its safety net.
+WATCHED_POLL_S = 5.0
+# Looking takes at most this part of the time, however large the store.
+LOOK_SHARE = 0.002
+FACT_COST_BYTES = 200
+
+Announce = Callable[[Mapping[int, Collection[int]]], None]
+
+
+class Stopped(Exception):
+    """Intake was told to stop while it waited for room."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntakeSettings:
+    """How often a source is looked at, and how large the journal may grow."""
+
+    poll_interval_s: float = 1.0
+    reconcile_interval_s: float = 300.0
+    watch: bool = True
+    journal_max_bytes: int = 2 * 1024**3
+
+
+class Intake:
+    """Reads one source for one audience.
+
+    ``announce`` is called in the event loop with the subjects that now wait, per destination id.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        open_source: Callable[[], StoreSource],
+        journal: Journal,
+        source_id: int,
+        audience: int,
+        settings: IntakeSettings,
+        announce: Announce,
+    ) -> None:
+        self.name = name
+        self.source_id = source_id
+        self.paused = ""
+        self.error = ""
+        self._open_source = open_source
+        self._source = open_source()
+        self._journal = journal
+        self._audience = audience
+        self._settings = settings
+        self._announce = announce
+        self._stop = threading.Event()
+        self._look_wholly = asyncio.Event()
+        self._first = True
+        self._idle_s = 0.0
+
+    def look_wholly(self) -> None:
+        """Ask for a look at everything soon. Call it in the event loop."""
+        self._look_wholly.set()
+
+    def close(self) -> None:
+        """Close the source."""
+        self._source.close()
+
+    async def read_once(self) -> None:
+        """Read everything that is new.
+
+        Raises:
+            SourceError: the store cannot be read.
+        """
+        await self._read(full=True, changed=())
+
+    async def run(self) -> None:
+        """Follow the source until cancelled."""
+        next_whole_s = time.monotonic()
+        with Watcher() as watcher:
+            while True:
+                whole = self._look_wholly.is_set() or time.monotonic() >= next_whole_s
+                changed = set() if whole else await self._wait(watcher, next_whole_s)
+                whole = whole or self._look_wholly.is_set()
+                self._look_wholly.clear()
+                took_s = await self._read_patiently(full=whole, changed=changed)
+                if whole:
+                    next_whole_s = time.monotonic() + max(self._settings.reconcile_interval_s, took_s / LOOK_SHARE)
+                if self._settings.watch:
+                    watcher.watch(self._source.watch_paths())
+
+    async def _wait(self, watcher: Watcher, next_whole_s: float) -> set[str]:
+        """Wait for a hint, for the time of the next look, or for a wish to look wholly."""
+        watched = self._settings.watch and watcher.works
+        interval_s = max(self._settings.poll_interval_s, WATCHED_POLL_S if watched else 0.0, self._idle_s / LOOK_SHARE)
+        timeout_s = max(0.0, min(interval_s, next_whole_s - time.monotonic()))
+        waits: list[asyncio.Task[object]] = [asyncio.create_task(self._look_wholly.wait())]
+        hint = asyncio.create_task(watcher.changed()) if watched else None
+        if hint is not None:
+            waits.append(hint)
+        try:
+            await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            return hint.result() if hint is not None and hint.done() else set()
+        finally:
+            for task in waits:
+                task.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    async def _read_patiently(self, *, full: bool, changed: Collection[str]) -> float:
+        """Read; a source that cannot be read just now is tried again later. Return the seconds it took."""
+        begun_s = time.monotonic()
+        try:
+            await self._read(full=full, changed=changed)
+        except SourceNotReady as error:
+            log.info("the source is not ready; it is read again soon", source=self.name, reason=str(error))
+            await asyncio.sleep(self._settings.poll_interval_s)
+            self._look_wholly.set()
+        except SourceError as error:
+            if str(error) != self.error:
+                log.error("the source cannot be read; it is tried again", source=self.name, error=str(error))
+            self.error = str(error)
+            await asyncio.sleep(SOURCE_RETRY_S)
+            self._look_wholly.set()
+        else:
+            self.error = ""
+        took_s = time.monotonic() - begun_s
+        if not full and not changed:
+            self._idle_s = took_s
+        return took_s
+
+    async def _read(self, *, full: bool, changed: Collection[str]) -> None:
+        loop = asyncio.get_running_loop()
+        reading = loop.run_in_executor(None, self._poll, loop, full, changed)
+        try:
+            await asyncio.shield(reading)
+        except BaseException:
+            self._stop.set()  # if this was cancelled, the thread ends at its next step
+            await asyncio.gather(reading, return_exceptions=True)
+            self._stop.clear()
+            # What the source believes to be committed may not be: it begins again from the committed cursors.
+            self._source.close()
+            self._source = self._open_source()
+            raise
+        self._first = self._first and not full
+
+    # -- in the source's thread ------------------------------------------------------------------------------------
+
+    def _poll(self, loop: asyncio.AbstractEventLoop, full: bool, changed: Collection[str]) -> None:
+        cursors = self._journal.cursors(self.source_id, self._audience)
+        group: list[Reading] = []
+        size_bytes = 0
+        begun_s = time.monotonic()
+        for reading in self._source.poll(cursors, full=full, changed=changed):
+            if self._stop.is_set():
+                raise Stopped("told to stop")
+            group.append(reading)
+            size_bytes += _cost_bytes(reading)
+            if size_bytes >= GROUP_BYTES or time.monotonic() - begun_s >= GROUP_S:
+                self._commit(loop, group)
+                group, size_bytes, begun_s = [], 0, time.monotonic()
+        if group:
+            self._commit(loop, group)
+
+    def _commit(self, loop: asyncio.AbstractEventLoop, group: list[Reading]) -> None:
+        self._wait_for_room()
+        while True:
+            try:
+                waiting = self._journal.commit(self.source_id, self._audience, group, first_reading=self._first)
+                break
+            except JournalFull as error:
+                self._pause(f"the disk is full: {error}", FULL_RETRY_S)
+        if self.paused:
+            log.info("reading goes on", source=self.name)
+            self.paused = ""
+            self._journal.refill_reserve()
+        loop.call_soon_threadsafe(self._announce, waiting)
+
+    def _wait_for_room(self) -> None:
+        while (used := self._journal.used_bytes()) > self._settings.journal_max_bytes:
+            limit = self._settings.journal_max_bytes
+            self._pause(f"the journal holds {used} bytes, journal_max_bytes is {limit}", ROOM_CHECK_S)
+
+    def _pause(self, why: str, seconds: float) -> None:
+        if not self.paused:
+            log.warning("reading pauses; what was read is still sent", source=self.name, reason=why)
+        self.paused = why
+        if self._stop.wait(seconds):
+            raise Stopped(why)
+
+
+def _cost_bytes(reading: Reading) -> int:
+    return sum(len(fact.lines) if isinstance(fact, MetricsLogged) else FACT_COST_BYTES for fact in reading.facts) + sum(
+        len(value or b"") for value in reading.cursors.values()
+    )

@@ -1,0 +1,241 @@
+"""A lane: one pass that delivers what waits of one subject to one destination."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from enum import Enum, auto
+
+import structlog
+
+from syncd.core.changes import Again, Change, Section, decode_head, encode_head
+from syncd.core.facts import ExperimentSeen, ModelSeen, RunSeen
+from syncd.core.requests import DeleteRun, FinalizeModel, SetExperimentTags, SetModelTags, UpdateRun
+from syncd.destinations.base import RemoteRun
+from syncd.errors import Rejected
+from syncd.journal.journal import Binding, DeadLetter, Journal, Subject
+from syncd.runtime.artifacts import ArtifactDelivery
+from syncd.runtime.channel import Channel
+from syncd.runtime.identities import HeadUnknown, Identities
+from syncd.runtime.model_points import ModelPointDelivery
+from syncd.runtime.overflow import OverflowDocuments
+from syncd.runtime.points import PointDelivery
+from syncd.runtime.settlement import Settlement
+from syncd.runtime.small_facts import SmallFactDelivery
+
+log = structlog.get_logger(__name__)
+
+# A twin is looked for once, at the end of a run or this long after its create.
+TWIN_AFTER_MS = 2000
+FILTERED = "the destination's filter leaves it out"
+
+
+class Outcome(Enum):
+    """How a pass ended."""
+
+    DONE = auto()  # all that waited when it began is settled
+    LATER = auto()  # something waits for another fact or another pass
+
+
+class Lane:
+    """Delivers one subject to one destination."""
+
+    def __init__(
+        self, channel: Channel, identities: Identities, subject_id: int, *, wall_ms: Callable[[], int]
+    ) -> None:
+        self._channel = channel
+        self._identities = identities
+        self._subject_id = subject_id
+        self._wall_ms = wall_ms
+        self._settlement = Settlement(channel, subject_id)
+
+    async def run(self) -> Outcome:
+        """Make one pass.
+
+        Raises:
+            JournalError: the journal cannot be used.
+        """
+        subject = await self._channel.journal.do(Journal.subject, self._subject_id)
+        if not await self._is_wanted(subject):
+            await self._settle_unwanted()
+            return Outcome.DONE
+        try:
+            if await self._channel.journal.do(Journal.note_of, self._channel.id, self._subject_id) == FILTERED:
+                # It was left out before and its changes were let go: its source states it whole once more.
+                await self._channel.read_again(subject.source_id, subject.key.id)
+                await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, "")
+            binding = await self._identities.ensure(self._subject_id)
+            match subject.head:
+                case RunSeen():
+                    outcome = await self._deliver_run(subject, binding)
+                case ModelSeen():
+                    outcome = await self._deliver_model(subject, subject.head, binding)
+                case _:
+                    outcome = await self._deliver_experiment(subject, binding)
+        except HeadUnknown as error:
+            await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, str(error))
+            return Outcome.LATER
+        except Rejected as error:
+            await self._bury_everything(error)
+            return Outcome.DONE
+        finally:
+            await self._settlement.flush()
+        return outcome
+
+    # -- what the destination does not want ------------------------------------------------------------------------
+
+    async def _is_wanted(self, subject: Subject) -> bool:
+        match subject.head:
+            case ExperimentSeen(name=name):
+                return self._channel.takes_experiment(subject.source_id, name)
+            case RunSeen() | ModelSeen():
+                if subject.experiment_id is None:
+                    return True
+                experiment = await self._channel.journal.do(Journal.subject, subject.experiment_id)
+                if isinstance(experiment.head, ExperimentSeen) and not self._channel.takes_experiment(
+                    subject.source_id, experiment.head.name
+                ):
+                    return False
+                if isinstance(subject.head, ModelSeen):
+                    return True
+                return self._channel.filter.takes_run(subject.head.name, subject.tags)
+            case None:
+                return True
+
+    async def _settle_unwanted(self) -> None:
+        await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, FILTERED)
+        await self._settle_all()
+
+    async def _bury_everything(self, error: Rejected) -> None:
+        log.warning("the destination refuses this", subject=self._subject_id, error=str(error))
+
+        def bury(section: Section, change: Change) -> DeadLetter:
+            return DeadLetter(section, change.kind, change.body, change.items, str(error), error.code, error.status)
+
+        for section in Section:
+            while changes := await self._pending(section):
+                letters = [bury(section, change) for change in changes]
+                await self._settlement.add(section, [change.seq for change in changes], dead=letters)
+                await self._settlement.flush()
+
+    async def _settle_all(self) -> None:
+        for section in Section:
+            while changes := await self._pending(section):
+                await self._settlement.add(section, [change.seq for change in changes])
+                await self._settlement.flush()
+
+    async def _pending(self, section: Section) -> list[Change]:
+        return await self._channel.journal.do(Journal.pending, self._channel.id, self._subject_id, section)
+
+    # -- experiments -----------------------------------------------------------------------------------------------
+
+    async def _deliver_experiment(self, subject: Subject, binding: Binding) -> Outcome:
+        changes = await self._pending(Section.HEAD)
+        head = subject.head
+        if isinstance(head, ExperimentSeen) and head.tags:
+            try:
+                await self._send(SetExperimentTags(binding.remote_id, head.tags))
+            except Rejected as first:
+                log.info("the experiment's tags are sent one by one", error=str(first))
+                await self._send_experiment_tags(binding, head)
+        await self._settlement.add(Section.HEAD, [change.seq for change in changes])
+        return Outcome.DONE
+
+    async def _send_experiment_tags(self, binding: Binding, head: ExperimentSeen) -> None:
+        for key, value in head.tags.items():
+            try:
+                await self._send(SetExperimentTags(binding.remote_id, {key: value}))
+            except Rejected as error:
+                body = encode_head(replace(head, tags={key: value}))
+                letter = DeadLetter(Section.HEAD, "head", body, 1, str(error), error.code, error.status)
+                await self._settlement.add(Section.HEAD, [], dead=[letter])
+
+    # -- runs ------------------------------------------------------------------------------------------------------
+
+    async def _deliver_run(self, subject: Subject, binding: Binding) -> Outcome:
+        heads = await self._pending(Section.HEAD)
+        if heads and heads[-1].kind == "deleted":
+            return await self._deliver_deletion(subject, binding, heads)
+        if not binding.checked and self._wall_ms() - binding.bound_ms > TWIN_AFTER_MS:
+            binding = await self._identities.settle_twins(subject, binding)
+        held = await self._held(binding)
+        overflow = OverflowDocuments(self._channel, subject, binding)
+        small = SmallFactDelivery(
+            self._channel, self._identities, subject, binding, overflow, held, wall_ms=self._wall_ms
+        )
+        async with asyncio.TaskGroup() as sections:
+            sections.create_task(small.run())
+            sections.create_task(PointDelivery(self._channel, self._subject_id, binding, self._settlement, held).run())
+            sections.create_task(ArtifactDelivery(self._channel, subject, binding, self._settlement, overflow).run())
+        await self._settlement.flush()
+        return await self._deliver_head(heads, binding, held)
+
+    async def _held(self, binding: Binding) -> RemoteRun | None:
+        """Return what the destination holds of a run that was found there, if anything that waits may be there."""
+        if not binding.adopted:
+            return None
+        for section in (Section.SMALL, Section.METRICS):
+            if any(change.again is not Again.NEW for change in await self._pending(section)):
+                return await self._channel.courier.call(lambda: self._channel.reader.run(binding.remote_id))
+        return None
+
+    async def _deliver_head(self, heads: list[Change], binding: Binding, held: RemoteRun | None) -> Outcome:
+        """Send name, status and end once everything else has arrived."""
+        if await self._channel.journal.do(Journal.waits_before_head, self._channel.id, self._subject_id):
+            return Outcome.LATER
+        if not heads:
+            return Outcome.DONE
+        subject = await self._channel.journal.do(Journal.subject, self._subject_id)
+        head = decode_head(heads[-1].body)
+        assert isinstance(head, RunSeen)
+        if head.end_time_ms is not None:
+            binding = await self._identities.settle_twins(subject, binding)
+        if not _is_as_held(head, held):
+            await self._send(UpdateRun(binding.remote_id, head.name or head.subject.id, head.status, head.end_time_ms))
+        await self._settlement.add(Section.HEAD, [change.seq for change in heads])
+        await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, "")
+        return Outcome.DONE
+
+    async def _deliver_deletion(self, subject: Subject, binding: Binding, heads: list[Change]) -> Outcome:
+        """Keep or delete, as configured, a run that was deleted in the store after it was sent."""
+        if self._channel.on_delete.get(subject.source_id, "keep") == "delete":
+            await self._send(DeleteRun(binding.remote_id))
+            note = "deleted in the store, and therefore here"
+        else:
+            note = "deleted in the store, kept here"
+        await self._settle_all()
+        await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, note)
+        return Outcome.DONE
+
+    # -- models ----------------------------------------------------------------------------------------------------
+
+    async def _deliver_model(self, subject: Subject, head: ModelSeen, binding: Binding) -> Outcome:
+        heads = await self._pending(Section.HEAD)
+        overflow = OverflowDocuments(self._channel, subject, binding)
+        async with asyncio.TaskGroup() as sections:
+            sections.create_task(
+                ModelPointDelivery(self._channel, self._identities, subject, binding, self._settlement).run()
+            )
+            sections.create_task(ArtifactDelivery(self._channel, subject, binding, self._settlement, overflow).run())
+        await self._settlement.flush()
+        if await self._channel.journal.do(Journal.waits_before_head, self._channel.id, self._subject_id):
+            return Outcome.LATER
+        if heads:
+            if head.tags:
+                await self._send(SetModelTags(binding.remote_id, head.tags))
+            if head.status in ("READY", "FAILED"):
+                await self._send(FinalizeModel(binding.remote_id, head.status))
+            await self._settlement.add(Section.HEAD, [change.seq for change in heads])
+        return Outcome.DONE
+
+    async def _send(self, request: SetExperimentTags | SetModelTags | FinalizeModel | UpdateRun | DeleteRun) -> None:
+        await self._channel.courier.call(lambda: self._channel.destination.send(request))
+
+
+def _is_as_held(head: RunSeen, held: RemoteRun | None) -> bool:
+    return held is not None and (held.name, held.status, held.end_time_ms) == (
+        head.name or head.subject.id,
+        head.status,
+        head.end_time_ms,
+    )

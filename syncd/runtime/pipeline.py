@@ -1,0 +1,166 @@
+"""The pipeline: journal, intakes and uploaders of one process, wired. ``run`` and ``sync`` differ only in how they
+end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from syncd.configuration.model import DaemonSettings, DestinationSettings, SourceSettings
+from syncd.core.limits import Limits
+from syncd.destinations.base import ServerFacts
+from syncd.journal.journal import DestinationRow, Journal
+from syncd.runtime.assembly import StoreOpening, limits_of, open_artifact, open_doors, store_openings
+from syncd.runtime.channel import Channel
+from syncd.runtime.courier import Courier, DestinationState
+from syncd.runtime.intake import Intake, IntakeSettings
+from syncd.runtime.journal_thread import JournalThread
+from syncd.runtime.uploader import Uploader
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A store of a source, known to the journal."""
+
+    id: int
+    opening: StoreOpening
+
+
+class Pipeline:
+    """Everything between the sources and the destinations of one process.
+
+    Use: ``async with TaskGroup() as group: pipeline.start(group)``; then ``drained`` or cancel; at last ``close``.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        daemon: DaemonSettings,
+        sources: Sequence[SourceSettings],
+        destinations: Sequence[DestinationSettings],
+    ) -> None:
+        self.journal = JournalThread(journal)
+        self._daemon = daemon
+        self._sources = [
+            _Source(journal.register_source(opening.journal_name), opening)
+            for settings in sources
+            for opening in store_openings(settings, temp_dir=Path(daemon.state_dir))
+        ]
+        self._settings = {settings.name: settings for settings in destinations}
+        self._rows = journal.register_destinations({name: settings.uri for name, settings in self._settings.items()})
+        self.couriers: dict[str, Courier] = {}
+        self.uploaders: dict[int, Uploader] = {}
+        self._ready = {row.id: asyncio.Event() for row in self._rows.values()}
+        self._doors = {name: open_doors(settings) for name, settings in self._settings.items()}
+        for name, row in self._rows.items():
+            self.couriers[name] = Courier(name, most=self._settings[name].max_concurrency, on_state=self._recorder(row))
+        self.intakes = [self._intake(source, audience) for source in self._sources for audience in self._audiences()]
+
+    def _audiences(self) -> list[int]:
+        return sorted({row.audience for row in self._rows.values()})
+
+    def _intake(self, source: _Source, audience: int) -> Intake:
+        options = source.opening.source
+        return Intake(
+            name=options.name,
+            open_source=source.opening.open,
+            journal=self.journal.journal,
+            source_id=source.id,
+            audience=audience,
+            settings=IntakeSettings(
+                poll_interval_s=options.poll_interval_s,
+                reconcile_interval_s=options.reconcile_interval_s,
+                watch=options.watch,
+                journal_max_bytes=self._daemon.journal_max_bytes,
+            ),
+            announce=self._announce,
+        )
+
+    def _announce(self, waiting: Mapping[int, Collection[int]]) -> None:
+        for destination_id, subjects in waiting.items():
+            uploader = self.uploaders.get(destination_id)
+            if uploader is not None:
+                uploader.notify(subjects)
+            # An uploader that is not there yet loads what waits from the journal when it begins.
+
+    def _recorder(self, row: DestinationRow) -> Callable[[DestinationState], Awaitable[None]]:
+        async def record(state: DestinationState) -> None:
+            if state.name == "up":
+                await self.journal.do(Journal.destination_up, row.id)
+            else:
+                await self.journal.do(Journal.destination_trouble, row.id, state.name, state.error)
+
+        return record
+
+    # -- running ---------------------------------------------------------------------------------------------------
+
+    def start_uploading(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+        """Start one task for each destination; each begins once its server has been reached."""
+        return [group.create_task(self._upload(row), name=f"upload {row.name}") for row in self._rows.values()]
+
+    def start_following(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+        """Start one task for each store."""
+        return [group.create_task(intake.run(), name=f"follow {intake.name}") for intake in self.intakes]
+
+    async def _upload(self, row: DestinationRow) -> None:
+        courier = self.couriers[row.name]
+        destination, _ = self._doors[row.name]
+        facts = await courier.call(destination.probe)
+        log.info("the destination answers", destination=row.name, version=facts.version or "unknown")
+        uploader = Uploader(self._channel(row, facts), flush_interval_s=self._daemon.flush_interval_s)
+        self.uploaders[row.id] = uploader
+        self._ready[row.id].set()
+        await uploader.run()
+
+    def _channel(self, row: DestinationRow, facts: ServerFacts) -> Channel:
+        settings = self._settings[row.name]
+        destination, reader = self._doors[row.name]
+        limits: Limits = limits_of(settings, facts.limits)
+        return Channel(
+            id=row.id,
+            name=row.name,
+            destination=destination,
+            reader=reader,
+            courier=self.couriers[row.name],
+            journal=self.journal,
+            limits=limits,
+            logged_models=facts.logged_models,
+            open_artifact=open_artifact,
+            read_again=self._read_again,
+            source_names={source.id: source.opening.source.name for source in self._sources},
+            filter=settings.filter,
+            on_delete={source.id: source.opening.source.on_delete for source in self._sources},
+            source_experiments={source.id: source.opening.source.experiments for source in self._sources},
+        )
+
+    async def _read_again(self, source_id: int, key: str) -> None:
+        """Have a source looked at wholly soon; with a key, that run or model is stated whole once more."""
+        if key:
+            await self.journal.do(Journal.forget_readings, source_id, key)
+        for intake in self.intakes:
+            if intake.source_id == source_id:
+                intake.look_wholly()
+
+    async def drained(self) -> None:
+        """Wait until nothing waits for any destination but what keeps failing."""
+        for ready in self._ready.values():
+            await ready.wait()
+        for uploader in self.uploaders.values():
+            await uploader.idle()
+
+    async def close(self) -> None:
+        """Close sources, connections and the journal."""
+        for intake in self.intakes:
+            intake.close()
+        for destination, _ in self._doors.values():
+            await destination.close()
+        self.journal.close()
+        self.journal.journal.close()

@@ -1,0 +1,198 @@
+"""Delivers the points of one run: batches in flight side by side, refused ones cut down to the guilty point."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from syncd.core.changes import Again, Change, Section
+from syncd.core.planner import Countdown, MetricBatch, Points, cut_points, points_of
+from syncd.core.reconcile import by_key, missing_points, normal, parse_line, point_key
+from syncd.core.requests import LogBatch
+from syncd.destinations.base import RemoteRun
+from syncd.errors import OutcomeUnknown, Rejected, SubjectGone
+from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal
+from syncd.runtime.channel import Channel
+from syncd.runtime.settlement import Settlement
+
+IN_FLIGHT = 8
+WINDOW_CHANGES = 16
+# Up to this many pending points of a key are simply sent again to a keyed store rather than looked up there.
+CHEAP_TO_RESEND = 5
+# A keyed store's history longer than this is not held in memory to spare a resend.
+LONG_HISTORY = 300_000
+
+
+class PointDelivery:
+    """One pass over the metric changes of a run that wait for a destination.
+
+    ``held`` tells what the destination holds of a run that was found there; None for one that was created.
+    """
+
+    def __init__(
+        self, channel: Channel, subject_id: int, binding: Binding, settlement: Settlement, held: RemoteRun | None
+    ) -> None:
+        self._channel = channel
+        self._subject_id = subject_id
+        self._binding = binding
+        self._settlement = settlement
+        self._held = held
+        self._countdown = Countdown()
+        self._places = asyncio.Semaphore(IN_FLIGHT)
+        self._histories: dict[str, set[tuple[float | str, int, int]] | None] = {}
+
+    async def run(self) -> None:
+        """Deliver everything that waited when the pass reached it."""
+        after = 0
+        async with asyncio.TaskGroup() as sends:
+            while changes := await self._load(after):
+                after = changes[-1].seq
+                doubtful = [change for change in changes if self._is_doubtful(change)]
+                sure = [change for change in changes if not self._is_doubtful(change)] if doubtful else changes
+                await self._record_attempt(changes)
+                await self._send_all(sends, points_of(sure))
+                for change in doubtful:
+                    await self._send_missing(sends, change)
+
+    async def _load(self, after: int) -> list[Change]:
+        return await self._channel.journal.do(
+            Journal.pending,
+            self._channel.id,
+            self._subject_id,
+            Section.METRICS,
+            after=after,
+            limit=WINDOW_CHANGES,
+        )
+
+    def _is_doubtful(self, change: Change) -> bool:
+        """Whether the destination may hold points of this change in a way that matters."""
+        if change.again is Again.FIRST_READING and self._binding.adopted:
+            return True
+        return self._binding.appends and (change.attempted or change.again is Again.RESTATED)
+
+    async def _record_attempt(self, changes: Iterable[Change]) -> None:
+        if self._binding.appends:
+            await self._channel.journal.do(
+                Journal.mark_attempted,
+                self._channel.id,
+                self._subject_id,
+                Section.METRICS,
+                [change.seq for change in changes if not change.attempted],
+            )
+
+    async def _send_all(self, sends: asyncio.TaskGroup, points: Iterable[Points]) -> None:
+        for batch in cut_points(points, self._channel.limits):
+            for part in batch.parts:
+                self._countdown.expect(part)
+            await self._places.acquire()
+            sends.create_task(self._send_and_release(batch))
+
+    async def _send_missing(self, sends: asyncio.TaskGroup, change: Change) -> None:
+        lines = [line for group in by_key(change.body.split(b"\n")).values() for line in await self._missing(group)]
+        if lines:
+            await self._send_all(sends, [Points(change.seq, lines)])
+        else:
+            await self._settlement.add(Section.METRICS, [change.seq])
+
+    async def _missing(self, lines: list[bytes]) -> list[bytes]:
+        """Return the points of one key that the destination does not hold."""
+        key = parse_line(lines[0])[0]
+        latest = self._held.latest.get(key) if self._held is not None else None
+        if self._held is not None and latest is None and self._binding.adopted and not self._binding.appends:
+            return lines
+        if (
+            latest is not None
+            and len(lines) == 1
+            and point_key(*parse_line(lines[0])[1:])
+            == (
+                normal(latest[0]),
+                *latest[1:],
+            )
+        ):
+            return []
+        if not self._binding.appends and len(lines) <= CHEAP_TO_RESEND:
+            return lines
+        history = await self._history(key)
+        return lines if history is None else missing_points(lines, history)
+
+    async def _history(self, key: str) -> set[tuple[float | str, int, int]] | None:
+        """Return the identities of the points held there, or None when a resend is cheaper than knowing."""
+        if key not in self._histories:
+            self._histories[key] = await self._channel.courier.call(lambda: self._read_history(key))
+        return self._histories[key]
+
+    async def _read_history(self, key: str) -> set[tuple[float | str, int, int]] | None:
+        held = set()
+        async for value, timestamp_ms, step in self._channel.reader.history(self._binding.remote_id, key):
+            held.add(point_key(value, timestamp_ms, step))
+            if len(held) > LONG_HISTORY and not self._binding.appends:
+                return None
+        return held
+
+    # -- one batch -------------------------------------------------------------------------------------------------
+
+    async def _send_and_release(self, batch: MetricBatch) -> None:
+        try:
+            await self._send(batch)
+        finally:
+            self._places.release()
+
+    async def _send(self, batch: MetricBatch) -> None:
+        request = LogBatch(self._binding.remote_id, lines=list(dict.fromkeys(batch.lines)))
+        try:
+            await self._channel.courier.call(
+                lambda: self._channel.destination.send(request), repeat_unknown=not self._binding.appends
+            )
+        except OutcomeUnknown:
+            return  # it waits on, marked as attempted: the next pass reads back what arrived
+        except SubjectGone as error:
+            await self._give_up(batch, error)
+        except Rejected as error:
+            await self._refused(batch, error)
+        else:
+            await self._arrived(batch, batch.count, sum(map(len, request.lines)))
+
+    async def _arrived(self, batch: MetricBatch, points: int, size_bytes: int) -> None:
+        complete = self._countdown.arrived(batch)
+        await self._settlement.add(Section.METRICS, complete, delivered=Delivered(points=points, bytes=size_bytes))
+
+    async def _refused(self, batch: MetricBatch, error: Rejected) -> None:
+        """Find the guilty points of a refused batch; all others arrive."""
+        if already_there(error):
+            await self._send_one_by_one_if_nan(batch, error)
+        elif batch.count == 1 or (len(by_key(batch.lines)) == 1 and names_are_refused(error)):
+            await self._give_up(batch, error)
+        else:
+            for half in batch.halves():
+                await self._send(half)
+
+    async def _send_one_by_one_if_nan(self, batch: MetricBatch, error: Rejected) -> None:
+        """Divide a batch that collided with points already there (SQL servers before 3.17 refuse a NaN twice)."""
+        if batch.count == 1:
+            await self._arrived(batch, 0, 0)
+            return
+        finite, nan = batch.divide(lambda line: b'"value":"' not in line)
+        if finite.parts and nan.parts:
+            await self._send(finite)
+            await self._send(nan)
+            return
+        for half in batch.halves():
+            await self._send(half)
+
+    async def _give_up(self, batch: MetricBatch, error: Rejected) -> None:
+        letter = DeadLetter(
+            Section.METRICS, "metrics", b"\n".join(batch.lines), batch.count, error.message, error.code, error.status
+        )
+        await self._settlement.add(Section.METRICS, self._countdown.arrived(batch), dead=[letter])
+
+
+def already_there(error: Rejected) -> bool:
+    """Whether the refusal says that the points collide with equal ones (an SQL server's unique key)."""
+    words = error.message.lower()
+    return any(sign in words for sign in ("unique constraint", "integrityerror", "duplicate key", "duplicate entry"))
+
+
+def names_are_refused(error: Rejected) -> bool:
+    """Whether the refusal speaks of a key, so that all points of that key share its fate."""
+    words = error.message.lower()
+    return "metric name" in words or ".name'" in words or ".key'" in words

@@ -1,0 +1,230 @@
+"""Delivers params, tags, dataset inputs and links to models of one run; refused ones are singled out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import zip_longest
+
+from syncd.core import source_tags
+from syncd.core.changes import Change, Section, SmallFacts, merge_small
+from syncd.core.planner import Fit, cut_values, fit_values
+from syncd.core.reconcile import changed_values
+from syncd.core.requests import DeleteTags, LogBatch, LogInputs, LogOutputs, Request
+from syncd.destinations.base import RemoteRun
+from syncd.errors import Rejected, SubjectGone
+from syncd.journal.journal import Binding, DeadLetter, Journal, Subject
+from syncd.runtime.channel import Channel
+from syncd.runtime.identities import Identities
+from syncd.runtime.overflow import OverflowDocuments
+
+MOST_CHANGES = 5000
+LINK_PATIENCE_MS = 10_000
+
+
+class SmallFactDelivery:
+    """One pass over the small facts of a run: they are merged, sent, and settled together at the end."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        identities: Identities,
+        subject: Subject,
+        binding: Binding,
+        overflow: OverflowDocuments,
+        held: RemoteRun | None,
+        wall_ms: Callable[[], int],
+    ) -> None:
+        self._channel = channel
+        self._identities = identities
+        self._subject = subject
+        self._binding = binding
+        self._overflow = overflow
+        self._held = held
+        self._dead: list[DeadLetter] = []
+        self._wall_ms = wall_ms
+        self.waits = False  # whether a link was left for later
+
+    async def run(self) -> None:
+        """Deliver everything that waits."""
+        changes: Sequence[Change] = await self._channel.journal.do(
+            Journal.pending, self._channel.id, self._subject.id, Section.SMALL, limit=MOST_CHANGES
+        )
+        if not changes:
+            return
+        changes, later = await self._without_early_links(changes)
+        self.waits = bool(later)
+        small = merge_small(changes)
+        await self._send_values(small)
+        if small.untag:
+            await self._send_or_bury(DeleteTags(self._binding.remote_id, small.untag), "untag", list(small.untag))
+        for dataset in small.datasets:
+            await self._send_or_bury(
+                LogInputs(self._binding.remote_id, datasets=[dataset]),
+                "inputs",
+                {"datasets": [asdict(dataset)], "models": []},
+            )
+        await self._link_models(small)
+        await self._channel.journal.do(
+            Journal.settle,
+            self._channel.id,
+            self._subject.id,
+            [(Section.SMALL, change.seq) for change in changes],
+            dead=self._dead,
+        )
+
+    async def _without_early_links(self, changes: Sequence[Change]) -> tuple[list[Change], list[Change]]:
+        """Divide off the links to models that the source has not stated yet (it states them within seconds)."""
+        now: list[Change] = []
+        later: list[Change] = []
+        for change in changes:
+            early = change.kind in ("inputs", "outputs") and self._wall_ms() - change.at_ms < LINK_PATIENCE_MS
+            (later if early and not await self._models_are_known(change) else now).append(change)
+        return now, later
+
+    async def _models_are_known(self, change: Change) -> bool:
+        links = merge_small([change])
+        keys = [*links.model_inputs, *(key for key, _ in links.model_outputs)]
+        known = [
+            await self._channel.journal.do(Journal.find_subject, self._subject.source_id, "model", key) for key in keys
+        ]
+        return not self._channel.logged_models or None not in known
+
+    # -- params and tags -------------------------------------------------------------------------------------------
+
+    async def _send_values(self, small: SmallFacts) -> None:
+        limits = self._channel.limits
+        params, tags = await self._wanted(small)
+        held_params = self._held.params if self._held else {}
+        held_tags = self._held.tags if self._held else {}
+        fit_params = fit_values(
+            params,
+            key_length=limits.param_key_length,
+            value_length=limits.param_value_length,
+            room=limits.params_per_run,
+            known=held_params,
+        )
+        fit_tags = fit_values(
+            tags,
+            key_length=limits.tag_key_length,
+            value_length=limits.tag_value_length,
+            room=limits.tags_per_run,
+            known=held_tags,
+        )
+        await self._keep_overflow("params", fit_params)
+        await self._keep_overflow("tags", fit_tags)
+        param_groups = cut_values(fit_params.fits, most=limits.batch_params, limits=limits)
+        tag_groups = cut_values(fit_tags.fits, most=limits.batch_tags, limits=limits)
+        for some_params, some_tags in zip_longest(param_groups, tag_groups):
+            await self._send_batch(some_params or {}, some_tags or {})
+
+    async def _wanted(self, small: SmallFacts) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        """Return the params and tags that the destination does not have yet, in its own ids."""
+        tags = dict(small.tags)
+        parent = tags.get(source_tags.PARENT_RUN_ID)
+        if parent:
+            remote = await self._identities.remote_run(self._subject.source_id, parent)
+            tags[source_tags.PARENT_RUN_ID] = remote.remote_id if remote else parent
+        if not tags.get(source_tags.RUN_NAME, "x"):
+            del tags[source_tags.RUN_NAME]  # the name is the head's; an empty one cannot be set
+        tags = changed_values(tags, self._identities.created_tags(self._subject.id))
+        if self._held is None:
+            return small.params, tags
+        return changed_values(small.params, self._held.params), changed_values(tags, self._held.tags)
+
+    async def _keep_overflow(self, section: str, fit: Fit) -> None:
+        if fit.over:
+            try:
+                await self._overflow.keep(section, fit.over)
+            except Rejected as error:
+                self._bury(section, dict(fit.over), len(fit.over), error)
+        if fit.fits:
+            await self._overflow.release(section, list(fit.fits))
+
+    async def _send_batch(self, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """Send params and tags; cut a refused batch in two until the refused value stands alone."""
+        if not params and not tags:
+            return
+        request = LogBatch(self._binding.remote_id, params=params, tags=tags)
+        try:
+            await self._channel.courier.call(lambda: self._channel.destination.send(request))
+        except SubjectGone as error:
+            self._bury_values(params, tags, error)
+        except Rejected as error:
+            if len(params) + len(tags) == 1:
+                self._bury_values(params, tags, error)
+            elif params and tags:
+                await self._send_batch(params, {})
+                await self._send_batch({}, tags)
+            else:
+                for half in _halves(params or tags):
+                    await self._send_batch(half if params else {}, half if tags else {})
+
+    def _bury_values(self, params: Mapping[str, str], tags: Mapping[str, str], error: Rejected) -> None:
+        for kind, values in (("params", params), ("tags", tags)):
+            if values:
+                self._bury(kind, dict(values), len(values), error)
+
+    # -- inputs and models -----------------------------------------------------------------------------------------
+
+    async def _link_models(self, small: SmallFacts) -> None:
+        inputs = {key: await self._remote_model(key) for key in small.model_inputs}
+        outputs = {key: (await self._remote_model(key), step) for key, step in small.model_outputs}
+        found_inputs = [remote for remote in inputs.values() if remote]
+        found_outputs = [(remote, step) for remote, step in outputs.values() if remote]
+        if found_inputs:
+            await self._send_or_bury(
+                LogInputs(self._binding.remote_id, models=found_inputs),
+                "inputs",
+                {"datasets": [], "models": list(inputs)},
+            )
+        if found_outputs:
+            await self._send_or_bury(
+                LogOutputs(self._binding.remote_id, models=found_outputs),
+                "outputs",
+                [[key, step] for key, step in small.model_outputs],
+            )
+        await self._bury_unknown_models(
+            [key for key, remote in inputs.items() if not remote],
+            [[key, step] for key, (remote, step) in outputs.items() if not remote],
+        )
+
+    async def _remote_model(self, key: str) -> str | None:
+        if not self._channel.logged_models:
+            return None
+        try:
+            binding = await self._identities.remote_model(self._subject.source_id, key)
+        except Rejected:
+            return None
+        return binding.remote_id if binding else None
+
+    async def _bury_unknown_models(self, inputs: list[str], outputs: list[list[object]]) -> None:
+        error = Rejected(
+            "the linked model is not on the destination"
+            if self._channel.logged_models
+            else "this server has no logged models (they came with MLflow 3)",
+            code="MODEL_NOT_HELD",
+            hint="retry it when the model is there",
+        )
+        if inputs:
+            self._bury("inputs", {"datasets": [], "models": inputs}, len(inputs), error)
+        if outputs:
+            self._bury("outputs", outputs, len(outputs), error)
+
+    # -- what is refused -------------------------------------------------------------------------------------------
+
+    async def _send_or_bury(self, request: Request, kind: str, body: object) -> None:
+        try:
+            await self._channel.courier.call(lambda: self._channel.destination.send(request))
+        except Rejected as error:
+            self._bury(kind, body, 1, error)
+
+    def _bury(self, kind: str, body: object, items: int, error: Rejected) -> None:
+        encoded = json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        self._dead.append(DeadLetter(Section.SMALL, kind, encoded, items, str(error), error.code, error.status))
+
+
+def _halves(values: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    items = list(values.items())
+    return dict(items[: len(items) // 2]), dict(items[len(items) // 2 :])

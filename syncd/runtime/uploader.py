@@ -1,0 +1,136 @@
+"""The uploader: keeps one destination supplied. It decides which subject gets a lane and when; lanes do the rest.
+
+Rules
+-----
+1. A subject that has something to deliver is in ``_due`` (with the time from which it may start) or has a lane.
+2. A subject has at most one lane, so its passes never overlap.
+3. A subject's first point waits ``flush_interval_s`` at most, so that what is written close together travels together.
+4. A pass that fails for a reason nobody foresaw is recorded and tried again later; the other subjects go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+
+import structlog
+
+from syncd.errors import JournalError
+from syncd.journal.journal import Journal
+from syncd.runtime.channel import Channel
+from syncd.runtime.identities import Identities
+from syncd.runtime.lane import Lane, Outcome
+
+log = structlog.get_logger(__name__)
+
+LANES = 8
+LATER_S = 1.0
+AFTER_FAULT_S = 30.0
+LOOK_FOR_RETRIES_S = 2.0
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Uploader:
+    """Delivers everything that waits for one destination, for as long as ``run`` runs."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        *,
+        flush_interval_s: float,
+        wall_ms: Callable[[], int] = _wall_ms,
+    ) -> None:
+        self.channel = channel
+        self._identities = Identities(channel, wall_ms=wall_ms)
+        self._flush_interval_s = flush_interval_s
+        self._wall_ms = wall_ms
+        self._due: dict[int, float] = {}
+        self._running: set[int] = set()
+        self._changed = asyncio.Event()
+        self._idle = asyncio.Event()
+        self.faults: dict[int, str] = {}
+
+    def notify(self, subjects: Iterable[int]) -> None:
+        """Take note that these subjects have something to deliver. Call it in the event loop."""
+        due_s = time.monotonic() + self._flush_interval_s
+        for subject in subjects:
+            self._due.setdefault(subject, due_s)
+        self._idle.clear()
+        self._changed.set()
+
+    async def idle(self) -> None:
+        """Wait until nothing waits for this destination but what keeps failing."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Deliver until cancelled.
+
+        Raises:
+            JournalError: the journal cannot be used (in an ExceptionGroup).
+        """
+        await self._look_for_waiting()
+        async with asyncio.TaskGroup() as lanes:
+            lanes.create_task(self._look_for_retries())
+            while True:
+                self._changed.clear()
+                wait_s = self._start_lanes(lanes)
+                if not self._running and not self._due.keys() - self.faults.keys():
+                    self._idle.set()
+                await self._wait(wait_s)
+
+    def _start_lanes(self, lanes: asyncio.TaskGroup) -> float | None:
+        """Start what is due and has room; return the seconds until the next one is due, None for none."""
+        now_s = time.monotonic()
+        for subject, due_s in list(self._due.items()):
+            if len(self._running) >= LANES:
+                return None
+            if subject in self._running:
+                continue
+            if due_s > now_s:
+                continue
+            del self._due[subject]
+            self._running.add(subject)
+            lanes.create_task(self._run_lane(subject), name=f"lane {self.channel.name} {subject}")
+        waiting = [due_s for subject, due_s in self._due.items() if subject not in self._running]
+        return max(0.0, min(waiting) - now_s) if waiting else None
+
+    async def _wait(self, wait_s: float | None) -> None:
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    async def _run_lane(self, subject: int) -> None:
+        try:
+            outcome = await Lane(self.channel, self._identities, subject, wall_ms=self._wall_ms).run()
+            self.faults.pop(subject, None)
+            if outcome is Outcome.LATER:
+                self._due.setdefault(subject, time.monotonic() + LATER_S)
+        except JournalError:
+            raise
+        except Exception as exc:  # a task's boundary: recorded, and this subject waits while the others go on
+            log.exception("a pass failed unexpectedly; it is tried again", subject=subject)
+            self.faults[subject] = f"{type(exc).__name__}: {exc}"
+            self._due.setdefault(subject, time.monotonic() + AFTER_FAULT_S)
+        finally:
+            self._running.discard(subject)
+            self._changed.set()
+
+    async def _look_for_waiting(self) -> None:
+        waiting = await self.channel.journal.do(Journal.waiting_subjects, self.channel.id)
+        self.notify(waiting)
+
+    async def _look_for_retries(self) -> None:
+        """Notice what another process has put back (``syncd dlq retry``)."""
+        known = await self.channel.journal.do(Journal.data_version)
+        while True:
+            await asyncio.sleep(LOOK_FOR_RETRIES_S)
+            seen = await self.channel.journal.do(Journal.data_version)
+            if seen != known:
+                known = seen
+                await self._look_for_waiting()
