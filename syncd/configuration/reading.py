@@ -289,14 +289,14 @@ class Table:
     def _secret_of_file(self, key: str, name: str) -> Secret | None:
         path = self.document.resolve(self.document.expand((*self.place, key), name))
         try:
-            text = path.read_text(encoding="utf-8").strip()
+            secret = Secret.of_file(path)
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
             self.refuse(key, f"the file of the secret cannot be read: {path}: {reason}")
             return None
-        if not text:
+        if not secret.reveal():
             self.refuse(key, f"the file of the secret is empty: {path}")
-        return Secret(text, origin="file")
+        return secret
 
 
 def refers_to_environment(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, NoReturn
 
 SecretOrigin = Literal["environment", "file", "written out"]
@@ -11,14 +12,31 @@ class Secret:
     """A password, token or key whose text leaves only through ``reveal``.
 
     Rules: ``repr``, ``str``, ``format``, pickling and ``dataclasses.asdict`` of what holds it never show the text.
-    ``origin`` remembers where it came from, so that ``syncd validate`` warns of one that is written out.
+    ``origin`` remembers where it came from, so that ``syncd validate`` warns of one that is written out; ``file`` is
+    the file of one that came from there.
     """
 
-    __slots__ = ("_text", "origin")
+    __slots__ = ("_text", "file", "origin")
 
-    def __init__(self, text: str, *, origin: SecretOrigin) -> None:
+    def __init__(self, text: str, *, origin: SecretOrigin, file: Path | None = None) -> None:
         self._text = text
         self.origin: SecretOrigin = origin
+        self.file = file
+
+    @classmethod
+    def of_file(cls, file: Path) -> Secret:
+        """Return the content of a file, white space at both ends cut; raises OSError or UnicodeDecodeError."""
+        return cls(file.read_text(encoding="utf-8").strip(), origin="file", file=file)
+
+    def renewed(self) -> Secret:
+        """Return the secret as its file holds it now (itself if it is of no file, or that cannot be read just now).
+
+        For a token that the server refuses: something else may have put a new one into the file.
+        """
+        try:
+            return Secret.of_file(self.file) if self.file is not None else self
+        except (OSError, UnicodeDecodeError):
+            return self
 
     def reveal(self) -> str:
         """Return the text; call it only where a request is built."""

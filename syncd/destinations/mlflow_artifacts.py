@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote, urlsplit
 from syncd.destinations.base import RemoteSubject, Upload
 from syncd.destinations.mlflow_errors import NotMlflow, Unsupported
 from syncd.destinations.mlflow_rest import MlflowRest, encode_json
-from syncd.errors import ArtifactChanged, ArtifactMissing, DestinationError, Rejected, Transient
+from syncd.errors import ArtifactChanged, ArtifactMissing, AuthFailed, DestinationError, Rejected, Transient
 
 PROXY: Final = "/api/2.0/mlflow-artifacts"
 MULTIPART_MAX_PARTS: Final = 10_000  # of S3, checked 2026-11
@@ -172,16 +172,20 @@ class ArtifactUploads:
         async def one(credential: Mapping[str, Any], start: int) -> dict[str, Any]:
             async with room:
                 length = min(part_bytes, artifact.size_bytes - start)
-                answer = await self._rest.put_upload(
-                    credential["url"],
-                    artifact,
-                    start=start,
-                    length=length,
-                    foreign=True,
-                    headers=credential.get("headers"),
-                    doing="uploading a part of",
-                    target=artifact.path,
-                )
+                try:
+                    answer = await self._rest.put_upload(
+                        credential["url"],
+                        artifact,
+                        start=start,
+                        length=length,
+                        foreign=True,
+                        headers=credential.get("headers"),
+                        doing="uploading a part of",
+                        target=artifact.path,
+                    )
+                except AuthFailed as exc:  # of the storage, not of the server: a new upload gets new addresses
+                    hint = "the pre-signed address ran out, or this machine's clock is wrong"
+                    raise Transient(exc.message, doing=exc.doing, target=exc.target, hint=hint) from exc
                 etag = answer.headers.get("ETag", "")
                 return {"part_number": int(credential["part_number"]), "etag": etag, "url": credential["url"]}
 

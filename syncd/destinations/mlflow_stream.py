@@ -42,7 +42,8 @@ class Source:
         """
         held = b""
         left = self.length
-        async for piece in self.artifact.pieces(self.start, self.length):
+        whole = self.start == 0 and self.length == self.artifact.size_bytes
+        async for piece in self.artifact.pieces(self.start, None if whole else self.length):
             if held:
                 yield held
             held = piece

@@ -125,8 +125,10 @@ class Journal:
         self.rebuilt_from: Path | None = None
 
     @classmethod
-    def open(cls, state_dir: Path, *, wall_ms: Callable[[], int] = _wall_ms) -> Journal:
+    def open(cls, state_dir: Path, *, wall_ms: Callable[[], int] = _wall_ms, condemned: bool = False) -> Journal:
         """Open or create the journal, taking the state directory for this process.
+
+        ``condemned`` says that the present file proved damaged in use: it is moved aside in any case.
 
         A journal that is damaged or newer is moved aside, not deleted, and a new one is begun: the sources are then
         read anew and the destinations are asked what they already hold.
@@ -145,14 +147,16 @@ class Journal:
         journal = cls(state_dir, wall_ms=wall_ms)
         journal._state_lock.acquire()
         try:
-            journal._open_file()
+            journal._open_file(condemned=condemned)
         except BaseException:
             journal._state_lock.release()
             raise
         return journal
 
-    def _open_file(self) -> None:
+    def _open_file(self, *, condemned: bool) -> None:
         try:
+            if condemned:
+                raise JournalCorrupt("it proved damaged while it was used")
             self._connection = connect(self._path)
         except JournalCorrupt as error:
             stamp = datetime.fromtimestamp(self._wall_ms() / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -466,6 +470,20 @@ class Journal:
     def _overflow(self, destination_id: int, subject_id: int, section: str) -> dict[str, str]:
         parameters = {"destination_id": destination_id, "subject_id": subject_id, "section": section}
         return dict(self._run("overflow", parameters).fetchall())
+
+    # -- counting --------------------------------------------------------------------------------------------------
+
+    def sums(self, destination_id: int) -> dict[str, int]:
+        """Return, by name, what one destination has got, what waits for it, and what it refused."""
+        with self._lock, translated("counting", self._path):
+            cursor = self._run("sums", {"destination_id": destination_id})
+            names = [column[0] for column in cursor.description]
+            return dict(zip(names, cursor.fetchone(), strict=True))
+
+    def problems(self) -> list[tuple[str, str, str]]:
+        """Return what could not be read: (source, where, what)."""
+        with self._lock, translated("reading problems", self._path):
+            return [(row[0], row[1], row[2]) for row in self._run("problems").fetchall()]
 
     def data_version(self) -> int:
         """Return a number that changes when another process has written (``syncd dlq retry``)."""

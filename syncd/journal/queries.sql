@@ -225,3 +225,19 @@ LEFT JOIN progress p ON p.destination_id = d.id AND p.subject_id = s.id
 LEFT JOIN subject e ON e.id = s.experiment_id
 WHERE s.kind = 'run' AND d.active = 1 AND s.head IS NOT NULL AND (:key = '' OR s.key LIKE :key || '%')
 ORDER BY s.id;
+
+-- Sums over one destination, for progress and totals.
+-- name: sums
+SELECT
+(SELECT COUNT(*) FROM remote r JOIN subject s ON s.id = r.subject_id
+ WHERE r.destination_id = :destination_id AND s.kind = 'run') AS runs,
+(SELECT COALESCE(SUM(points), 0) FROM progress WHERE destination_id = :destination_id) AS points,
+(SELECT COALESCE(SUM(artifacts), 0) FROM progress WHERE destination_id = :destination_id) AS artifacts,
+(SELECT COALESCE(SUM(bytes), 0) FROM progress WHERE destination_id = :destination_id) AS bytes,
+(SELECT COALESCE(SUM(c.items), 0) FROM delivery d JOIN change c ON c.seq = d.seq
+ WHERE d.destination_id = :destination_id AND d.section = 1) AS points_waiting,
+(SELECT COUNT(*) FROM delivery WHERE destination_id = :destination_id AND section = 2) AS artifacts_waiting,
+(SELECT COALESCE(SUM(c.size_bytes), 0) FROM delivery d JOIN change c ON c.seq = d.seq
+ WHERE d.destination_id = :destination_id) AS bytes_waiting,
+(SELECT COUNT(*) FROM dead_letter WHERE destination_id = :destination_id) AS dead_letters,
+(SELECT COUNT(*) FROM overflow WHERE destination_id = :destination_id) AS overflow;

@@ -12,11 +12,11 @@ from syncd.configuration.model import DestinationSettings, MlrunsSettings, Sourc
 from syncd.core.facts import ArtifactSeen
 from syncd.core.limits import Limits
 from syncd.destinations.base import Destination, DestinationReader, Upload
-from syncd.destinations.deadlines import Deadlines
 from syncd.destinations.local_upload import LocalUpload
 from syncd.destinations.mlflow_reader import MlflowReader
 from syncd.destinations.mlflow_rest import BasicAuth, BearerAuth, MlflowRest
 from syncd.destinations.mlflow_server import MlflowServer
+from syncd.destinations.mlflow_stream import Deadlines
 from syncd.sources.base import StoreSource
 from syncd.sources.file_store.source import FileStoreSource
 from syncd.sources.mlflow_db.source import MlflowDbSource
@@ -68,7 +68,7 @@ def open_rest(settings: DestinationSettings) -> MlflowRest:
         auth=auth,
         ca_file=str(settings.ca_file) if settings.ca_file else None,
         deadlines=Deadlines(
-            connect_s=settings.connect_timeout_s, read_s=settings.read_timeout_s, total_s=settings.total_timeout_s
+            connect_s=settings.connect_timeout_s, stall_s=settings.read_timeout_s, total_s=settings.total_timeout_s
         ),
         connections=settings.max_concurrency + 4,
         throttle=Bandwidth(settings.bwlimit_bytes_s).take if settings.bwlimit_bytes_s else None,

@@ -17,7 +17,8 @@ from syncd.runtime.journal_thread import JournalThread
 class Channel:
     """One destination: its doors, its courier, its limits and wishes, and the journal.
 
-    ``on_delete`` maps a source id to "keep" or "delete", ``source_experiments`` to globs of what is read of it. ``open_artifact`` opens a local file for sending.
+    ``on_delete`` maps a source id to "keep" or "delete", ``source_experiments`` to globs of what is sent of it.
+    ``open_artifact`` opens a local file for sending.
     ``read_again`` is told the (source id, run or model id) whose source must be looked at again soon.
     """
 

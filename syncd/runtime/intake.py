@@ -87,6 +87,15 @@ class Intake:
         """Ask for a look at everything soon. Call it in the event loop."""
         self._look_wholly.set()
 
+    @property
+    def wants_look(self) -> bool:
+        """Whether a look at everything was asked for and has not begun."""
+        return self._look_wholly.is_set()
+
+    def begin_look(self) -> None:
+        """Take note that the look that was asked for begins."""
+        self._look_wholly.clear()
+
     def close(self) -> None:
         """Close the source."""
         self._source.close()

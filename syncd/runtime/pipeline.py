@@ -1,5 +1,6 @@
-"""The pipeline: journal, intakes and uploaders of one process, wired. ``run`` and ``sync`` differ only in how they
-end.
+"""The pipeline: journal, intakes and uploaders of one process, wired.
+
+``syncd run`` and ``syncd sync`` use the same pipeline and differ only in how they end.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from syncd.runtime.channel import Channel
 from syncd.runtime.courier import Courier, DestinationState
 from syncd.runtime.intake import Intake, IntakeSettings
 from syncd.runtime.journal_thread import JournalThread
+from syncd.runtime.totals import Totals
 from syncd.runtime.uploader import Uploader
 
 log = structlog.get_logger(__name__)
@@ -155,6 +157,12 @@ class Pipeline:
             await ready.wait()
         for uploader in self.uploaders.values():
             await uploader.idle()
+
+    def totals(self) -> Totals:
+        """Return what was delivered and what waits, summed over the destinations."""
+        trouble = next((c.state.error for c in self.couriers.values() if c.state.failing_since_s is not None), "")
+        sums = [self.journal.journal.sums(row.id) for row in self._rows.values()]
+        return Totals(**{name: sum(one[name] for one in sums) for name in sums[0]}, trouble=trouble)
 
     async def close(self) -> None:
         """Close sources, connections and the journal."""

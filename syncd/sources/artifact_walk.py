@@ -12,6 +12,8 @@ Rules
 4. What cannot be listed is never taken for gone. A file that is gone is forgotten; no fact says so.
 """
 
+# Pathlib is several times slower than os in loops over 100,000 files.
+# ruff: noqa: PTH116, PTH118
 from __future__ import annotations
 
 import json
@@ -99,7 +101,9 @@ class ArtifactWalk:
             if stat.S_ISLNK(info.st_mode):
                 target = self._inside(entry.path)
                 if target is None:
-                    listed.problems[entry.path] = "is a link that leads out of the artifacts or to no file; not followed"
+                    listed.problems[entry.path] = (
+                        "is a link that leads out of the artifacts or to no file; not followed"
+                    )
                     return
                 info = target
         except UnicodeEncodeError:
@@ -137,9 +141,7 @@ class ArtifactWalk:
         before = cursor.files()
         moved = cursor.root not in ("", self.root)
         new = sorted(name for name, seen in listed.files.items() if moved or before.get(name) != seen)
-        gone = {
-            name for name in before if listed.whole and name not in listed.files and name not in listed.held
-        }
+        gone = {name for name in before if listed.whole and name not in listed.files and name not in listed.held}
         facts: list[Fact] = []
         for where, what in listed.problems.items():
             if cursor.problems.get(where) != what:

@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import textwrap
+import tarfile
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import pytest
 
 from syncd.core.facts import (
+    ArtifactSeen,
     ExperimentSeen,
     Fact,
     InputsLogged,
@@ -27,6 +28,7 @@ from syncd.core.facts import (
     ModelSeen,
     OutputsLogged,
     ParamsLogged,
+    ProblemFound,
     RunSeen,
     SubjectDeleted,
     TagsDeleted,
@@ -37,6 +39,7 @@ from syncd.sources.memory_cursors import MemoryCursors
 from syncd.sources.mlflow_db import MlflowDbSource
 
 T = TypeVar("T")
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "stores"
 NOW_MS = 1_800_000_000_000
 OLD_MS = NOW_MS - 86_400_000
 
@@ -58,6 +61,8 @@ CREATE TABLE params ("key" VARCHAR(250) NOT NULL, value VARCHAR(8000) NOT NULL, 
   PRIMARY KEY ("key", run_uuid));
 CREATE TABLE tags ("key" VARCHAR(250) NOT NULL, value VARCHAR(8000), run_uuid VARCHAR(32) NOT NULL,
   PRIMARY KEY ("key", run_uuid));
+CREATE INDEX index_params_run_uuid ON params (run_uuid);
+CREATE INDEX index_tags_run_uuid ON tags (run_uuid);
 """
 
 
@@ -183,7 +188,7 @@ def test_facts_come_after_what_they_belong_to(store: Store, follower: Follower) 
     ("value", "is_nan", "wire"),
     [
         (0.0, 1, '"NaN"'), (1.7976931348623157e308, 0, "1.7976931348623157e+308"), (9e999, 0, '"Infinity"'),
-        (-9e999, 0, '"-Infinity"'), (-0.0, 0, "-0.0"), (5e-324, 0, "5e-324"), (0.1 + 0.2, 0, "0.30000000000000004"),
+        (-9e999, 0, '"-Infinity"'),  (5e-324, 0, "5e-324"), (0.1 + 0.2, 0, "0.30000000000000004"),
         ("text", 0, '"NaN"'), (3, 0, "3.0"),
     ],
 )  # fmt: skip
@@ -664,7 +669,7 @@ def test_a_writer_that_never_waits_is_not_disturbed(tmp_path: Path, journal_mode
     assert steps(stated, "a") == list(range(int(out)))
 
 
-# --- not ready, or not a store -----------------------------------------------------------------------------------------
+# --- not ready, or not a store --------------------------------------------------------------------------------------
 
 
 def test_no_store(tmp_path: Path) -> None:
@@ -703,3 +708,257 @@ def test_a_malformed_database_says_so(store: Store) -> None:
     with pytest.raises(SourceError, match="SQLite says") as caught:
         Follower(store.path).poll(full=True)
     assert not isinstance(caught.value, SourceNotReady)
+
+
+# --- artifacts -------------------------------------------------------------------------------------------------------
+
+
+def write(path: Path, text: str, *, age_s: float = 60.0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    os.utime(path, (NOW_MS / 1000 - age_s,) * 2)
+    os.utime(path.parent, (NOW_MS / 1000 - age_s,) * 2)
+
+
+def artifacts(facts: Collection[Fact]) -> list[tuple[str, str]]:
+    return sorted((fact.subject.id, fact.path) for fact in of(ArtifactSeen, facts))
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "mlruns/1/abc/artifacts", "./mlruns/1/abc/artifacts", "file:///C:/Users/me/mlruns/1/abc/artifacts",
+        "/somewhere/else/mlruns/1/abc/artifacts", "mlflow-artifacts:/1/abc/artifacts",
+    ],
+)  # fmt: skip
+def test_artifacts_are_found_beside_the_database(store: Store, follower: Follower, uri: str) -> None:
+    store.run("abc")
+    store.sql("UPDATE runs SET artifact_uri = ?", uri)
+    home = store.path.parent / "mlruns" / "1" / "abc" / "artifacts"
+    write(home / "model" / "MLmodel", "x")
+    facts = follower.poll(full=True)
+    assert artifacts(facts) == [("abc", "model/MLmodel")]
+    assert of(ArtifactSeen, facts)[0].root == str(home)
+    assert not of(ProblemFound, facts)
+    assert follower.poll(full=True) == follower.poll(full=True) == []
+    write(home / "model" / "new.bin", "y", age_s=30)
+    assert artifacts(follower.poll(full=True)) == [("abc", "model/new.bin")]
+
+
+def test_artifacts_of_an_active_run_need_no_change_of_the_database(store: Store, follower: Follower) -> None:
+    now = [NOW_MS]
+    follower.options["now_ms"] = lambda: now[0]
+    follower.restart()
+    store.run("abc", status="RUNNING", end=None)
+    store.sql("UPDATE runs SET artifact_uri = 'mlruns/1/abc/artifacts'")
+    home = store.path.parent / "mlruns" / "1" / "abc" / "artifacts"
+    assert not artifacts(follower.poll())
+    write(home / "a.txt", "1")
+    assert artifacts(follower.poll()) == [("abc", "a.txt")]
+    assert home in follower.source.watch_paths()
+    assert store.path.parent in follower.source.watch_paths()
+    write(home / "a.txt", "other", age_s=30)
+    os.utime(home, (NOW_MS / 1000 - 60,) * 2)
+    now[0] += 10_000
+    assert artifacts(follower.poll()) == [("abc", "a.txt")]
+
+
+def test_artifacts_elsewhere_are_named_once_and_counted_when_many(store: Store, follower: Follower) -> None:
+    for i in range(60):
+        store.run(f"r{i}")
+    store.sql("UPDATE runs SET artifact_uri = 's3://bucket/1/' || run_uuid || '/artifacts'")
+    found = of(ProblemFound, follower.poll(full=True))
+    assert len(found) == 51
+    assert "s3://bucket" in found[0].what
+    assert found[-1].what.startswith("10 more")
+    assert follower.poll(full=True) == []
+    store.sql("UPDATE runs SET artifact_uri = 'mlruns/1/r0/artifacts' WHERE run_uuid = 'r0'")
+    write(store.path.parent / "mlruns" / "1" / "r0" / "artifacts" / "x", "x")
+    facts = follower.poll(full=True)
+    assert [p.what for p in of(ProblemFound, facts) if p.subject and p.subject.id == "r0"] == [""]
+    assert artifacts(facts) == [("r0", "x")]
+
+
+def test_a_run_without_artifacts_is_no_problem_at_home(store: Store, follower: Follower) -> None:
+    store.run("a")
+    (store.path.parent / "mlruns").mkdir()
+    store.sql("UPDATE runs SET artifact_uri = ?", str(store.path.parent / "mlruns" / "1" / "a" / "artifacts"))
+    assert not of(ProblemFound, follower.poll(full=True))
+
+
+# --- stores that MLflow wrote ----------------------------------------------------------------------------------------
+
+RELEASES = sorted(
+    path.name.removeprefix("mlflow-").removesuffix("-sqlite.tar.gz") for path in FIXTURES.glob("*-sqlite.*")
+)
+
+
+def stated_by(facts: Collection[Fact]) -> dict[str, Any]:
+    """Gather what was stated, in the form of the expected contents."""
+    runs: dict[str, dict[str, Any]] = {
+        fact.subject.id: {
+            "name": fact.name, "status": fact.status, "start": fact.start_time_ms, "end": fact.end_time_ms,
+            "experiment": fact.experiment.id, "params": {}, "tags": {}, "metrics": [], "inputs": [],
+            "used": [], "made": [], "artifacts": {},
+        }
+        for fact in of(RunSeen, facts)
+    }  # fmt: skip
+    models: dict[str, dict[str, Any]] = {
+        fact.subject.id: {
+            "name": fact.name, "status": fact.status, "type": fact.model_type, "run": fact.source_run_id,
+            "created": fact.creation_time_ms, "params": dict(fact.params), "tags": dict(fact.tags), "metrics": [],
+            "artifacts": {},
+        }
+        for fact in of(ModelSeen, facts)
+    }  # fmt: skip
+    for fact in facts:
+        if isinstance(fact, ParamsLogged):
+            runs[fact.subject.id]["params"] |= fact.params
+        elif isinstance(fact, TagsSet):
+            runs[fact.subject.id]["tags"] |= fact.tags
+        elif isinstance(fact, InputsLogged):
+            runs[fact.subject.id]["inputs"] += [
+                (d.name, d.digest, d.source_type, d.source, d.schema, d.profile, dict(d.tags)) for d in fact.datasets
+            ]
+            runs[fact.subject.id]["used"] += fact.model_inputs
+        elif isinstance(fact, OutputsLogged):
+            runs[fact.subject.id]["made"] += fact.models
+        elif isinstance(fact, ArtifactSeen):
+            content = (Path(fact.root) / fact.path).read_bytes()
+            where = (models if fact.subject.kind == "model" else runs)[fact.subject.id]
+            where["artifacts"][fact.path] = {"sha256": hashlib.sha256(content).hexdigest(), "size": fact.size_bytes}
+        elif isinstance(fact, MetricsLogged):
+            for line in fact.lines.decode().split("\n"):
+                point = json.loads(line)
+                values = (point["key"], repr(float(point["value"])), point["timestamp"], point["step"])
+                if fact.subject.kind == "run":
+                    assert set(point) == {"key", "value", "timestamp", "step"}
+                    runs[fact.subject.id]["metrics"].append(values)
+                    continue
+                assert point["model_id"] == fact.subject.id
+                values = (*values, point["run_id"], point.get("dataset_name"), point.get("dataset_digest"))
+                models[fact.subject.id]["metrics"].append(values)
+    for subject in (*runs.values(), *models.values()):
+        subject["metrics"].sort(key=repr)
+    experiments = {fact.subject.id: (fact.name, dict(fact.tags)) for fact in of(ExperimentSeen, facts)}
+    return {"experiments": experiments, "runs": runs, "models": models}
+
+
+def expected_of(truth: dict[str, Any]) -> dict[str, Any]:
+    """Bring a release's own reading of its store into the same form."""
+    experiments = [e for e in truth["experiments"] if e["lifecycle_stage"] == "active"]
+
+    def sorted_points(found: list[list[Any]]) -> list[tuple[Any, ...]]:
+        return sorted(((key, repr(float(value)), *rest) for key, value, *rest in found), key=repr)
+
+    return {
+        "experiments": {e["experiment_id"]: (e["name"], e["tags"]) for e in experiments},
+        "runs": {
+            r["run_id"]: {
+                "name": r["run_name"], "status": r["status"], "start": r["start_time"], "end": r["end_time"],
+                "experiment": e["experiment_id"], "params": r["params"], "tags": r["tags"],
+                "metrics": sorted_points(r["metrics"]),
+                "inputs": [
+                    (*(d[k] or "" for k in ("name", "digest", "source_type", "source", "schema", "profile")), d["tags"])
+                    for d in sorted(r["inputs"] or [], key=lambda d: d["name"])
+                ],
+                "used": r["model_inputs"] or [], "made": [(m["model_id"], m["step"]) for m in r["model_outputs"] or []],
+                "artifacts": r["artifacts"],
+            }
+            for e in experiments for r in e["runs"] if r["lifecycle_stage"] == "active"
+        },
+        "models": {
+            m["model_id"]: {
+                "name": m["name"], "status": m["status"], "type": m["model_type"] or "",
+                "run": m["source_run_id"] or "", "created": m["creation_timestamp"], "params": m["params"],
+                "tags": m["tags"], "metrics": sorted_points(m["metrics"]), "artifacts": m["artifacts"],
+            }
+            for e in experiments for m in e.get("logged_models") or []
+        },
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_store_of_each_release_is_stated_as_the_release_reads_it(release: str, tmp_path: Path) -> None:
+    with tarfile.open(FIXTURES / f"mlflow-{release}-sqlite.tar.gz") as archive:
+        archive.extractall(tmp_path / "store", filter="data")
+    before = directory(tmp_path / "store")
+    follower = Follower(tmp_path / "store" / "mlflow.db")
+    facts = follower.poll(full=True)
+    truth = json.loads((FIXTURES / f"mlflow-{release}.json").read_text())["sqlite"]
+    assert stated_by(facts) == expected_of(truth)
+    assert follower.poll(full=True) == follower.poll() == []
+    assert not of(ProblemFound, facts)
+    follower.source.close()
+    assert directory(tmp_path / "store") == before
+
+
+TRAINING = """
+import os, sys, time
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+os.chdir(os.path.dirname(sys.argv[1]))
+mlflow.set_tracking_uri("sqlite:///" + sys.argv[1])
+mlflow.set_experiment("live")
+client = MlflowClient()
+with mlflow.start_run(run_name="parent") as parent:
+    mlflow.log_params({"lr": "0.1"})
+    with mlflow.start_run(run_name="child", nested=True):
+        for step in range(60):
+            mlflow.log_metric("loss", 1 / (step + 1), step=step)
+            if step == 20:
+                mlflow.log_text("hello", "notes/a.txt")
+            if step == 30:
+                mlflow.set_tag("phase", "late")
+    client.log_batch(parent.info.run_id, metrics=[Metric("m", i / 3, 1000 + i, i) for i in range(1000)])
+    mlflow.log_input(mlflow.data.meta_dataset.MetaDataset(
+        mlflow.data.http_dataset_source.HTTPDatasetSource("https://a.test/x"), name="d"), context="training")
+    model = client.create_logged_model(parent.info.experiment_id, name="m", source_run_id=parent.info.run_id)
+    client.log_outputs(parent.info.run_id, [mlflow.entities.LoggedModelOutput(model.model_id, 3)]) if hasattr(
+        client, "log_outputs") else None
+    mlflow.log_metric("of model", float("nan"), step=1, model_id=model.model_id)
+    client.finalize_logged_model(model.model_id, "READY")
+"""
+
+
+def test_a_real_training_is_followed_live(tmp_path: Path) -> None:
+    home = tmp_path / "training"
+    home.mkdir()
+    path = home / "mlflow.db"
+    training = subprocess.Popen(
+        [sys.executable, "-c", TRAINING, str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=home
+    )
+    follower = Follower(path, now_ms=lambda: time.time_ns() // 1_000_000)
+    facts: list[Fact] = []
+    running_points = 0
+    while training.poll() is None:
+        try:
+            facts += follower.poll()
+        except SourceError:
+            time.sleep(0.1)
+        running_points = sum(points(facts).values())
+        time.sleep(0.05)
+    output = training.communicate()[0].decode()
+    assert training.returncode == 0, output
+    assert running_points > 60
+    time.sleep(2.1)  # a young file is held for two seconds
+    facts += follower.poll()
+    heads = {fact.name: fact for fact in of(RunSeen, facts)}
+    parent, child = heads["parent"], heads["child"]
+    assert (parent.status, child.status) == ("FINISHED", "FINISHED")
+    assert child.parent_run_id == parent.subject.id
+    assert steps(facts, child.subject.id) == list(range(60))
+    assert len(steps(facts, parent.subject.id)) == 1001
+    assert max(points(facts).values()) == 1
+    assert artifacts(facts) == [(child.subject.id, "notes/a.txt")]
+    assert any(fact.tags.get("phase") == "late" for fact in of(TagsSet, facts))
+    assert of(InputsLogged, facts)[0].datasets[0].tags == {"mlflow.data.context": "training"}
+    model = of(ModelSeen, facts)[-1]
+    assert (model.status, model.source_run_id) == ("READY", parent.subject.id)
+    line = next(fact for fact in of(MetricsLogged, facts) if fact.subject.kind == "model").lines
+    assert {"value": "NaN", "model_id": model.subject.id, "run_id": parent.subject.id}.items() <= json.loads(
+        line
+    ).items()
+    assert follower.poll(full=True) == []
+    assert sorted(p.name for p in home.iterdir()) == ["mlflow.db", "mlruns"]

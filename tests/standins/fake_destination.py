@@ -60,6 +60,7 @@ class FakeRun:
     deleted: bool = False
     params: dict[str, str] = field(default_factory=dict)
     points: dict[str, list[Point]] = field(default_factory=dict)
+    seen: set[tuple[str, str]] = field(default_factory=set)  # (key, repr of the point): NaN equals itself there
     datasets: list[DatasetInput] = field(default_factory=list)
     model_inputs: list[str] = field(default_factory=list)
     model_outputs: list[tuple[str, int]] = field(default_factory=list)
@@ -220,8 +221,9 @@ class FakeDestination:
         for point in points:
             value = (float(point["value"]), int(point["timestamp"]), int(point.get("step", 0)))
             series = run.points.setdefault(point["key"], [])
-            if self.appends or repr(value) not in map(repr, series):
+            if self.appends or (point["key"], repr(value)) not in run.seen:
                 series.append(value)
+            run.seen.add((point["key"], repr(value)))
             if "model_id" in point:
                 self._model(point["model_id"]).metrics.append((point["key"], *value, request.run_id))
 

@@ -1,14 +1,16 @@
-"""The command line: the contract's commands and flags, errors as one line and a code, and what validate and doctor say."""
+"""The command line: the contract's flags, errors as one line and a code, what validate and doctor say."""
 
 import argparse
+import asyncio
 import base64
 import importlib
 import io
 import json
 import math
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -99,7 +101,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[BaseException | int], None]]:
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException | int], None]:
     """Put a command in the place of ``demo`` that raises or returns what it is told to."""
 
     def install(outcome: BaseException | int) -> None:
@@ -169,20 +171,23 @@ def test_other_ends(command: Callable[..., None]) -> None:
     assert main.main(["demo"]) == ExitCode.DEAD_LETTERS
 
 
-def test_a_reader_that_goes_away_is_no_fault(tmp_path: Path) -> None:
-    script = "import sys; sys.path.insert(0, sys.argv[1]); from syncd.cli import main; import syncd.cli as c\n"
-    script += "import types; d = types.ModuleType('d'); sys.modules['syncd.cli.demo'] = d\n"
-    script += "d.execute = lambda a: [print('x' * 9999) for _ in range(999)] and 0\nsys.exit(main.main(['demo']))"
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, "."], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+@pytest.mark.parametrize("lines", [1, 99_999])
+def test_a_reader_that_goes_away_is_no_fault(lines: int) -> None:
+    script = (
+        "import sys, types; from syncd.cli import main; d = types.ModuleType('d'); sys.modules['syncd.cli.demo'] = d\n"
     )
+    script += f"d.execute = lambda a: sys.stdin.read() or [print('line') for _ in range({lines})] and 0\n"
+    script += "sys.exit(main.main(['demo']))"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=-1, stdout=-1, stderr=-1, env=environment)
+    assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
-    process.stdout.read(1)
     process.stdout.close()
-    assert process.stderr.read() == ""
+    process.stdin.close()
+    with process.stderr as messages:
+        assert messages.read() == b""
     assert process.wait() == ExitCode.UNEXPECTED
-    process.stderr.close()
 
 
 # ---------------------------------------------------------------- printing
@@ -248,10 +253,8 @@ async def answers(settings: DestinationSettings) -> str:
     return "MLflow 3.15.0"
 
 
-async def test_validate_tries_everything_and_leaves_nothing_behind(
-    configuration: Configuration, tmp_path: Path
-) -> None:
-    checks = await validate.connect(configuration, probe=answers)
+def test_validate_tries_everything_and_leaves_nothing_behind(configuration: Configuration, tmp_path: Path) -> None:
+    checks = asyncio.run(validate.connect(configuration, probe=answers))
     assert [(check.part, check.ok) for check in checks] == [
         ("state_dir", True),
         ("source", True),

@@ -240,6 +240,24 @@ def test_a_secret_comes_from_the_environment_or_a_file_and_a_written_one_is_warn
         )
 
 
+def test_a_secret_of_a_file_can_be_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("first\n")
+    first = destination(f'token = {{ file = "{file}" }}').token
+    assert first is not None
+    file.write_text(" second\n")
+    assert (first.reveal(), first.renewed().reveal()) == ("first", "second")
+    file.unlink()
+    assert first.renewed().reveal() == "first"
+    written = Secret("x", origin="written out")
+    assert written.renewed() is written
+
+
+def test_an_empty_file_is_no_secret(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("\n")
+    assert "is empty" in only_problem(f'{SOURCE}{DESTINATION}token = {{ file = "{tmp_path}/token" }}').message
+
+
 def test_credentials_in_the_uri_leave_it_and_are_warned_of() -> None:
     configuration = read(SOURCE + '[[destinations]]\nname = "w"\nuri = "https://me:p%40ss@host:8443/ml/"')
     [settings] = configuration.destinations
@@ -486,6 +504,9 @@ def test_names_of_sources_of_the_command_line() -> None:
 def test_the_destination_of_the_command_line() -> None:
     settings = destination_of_argument("http://u:p@127.0.0.1:5000/", environment={})
     assert (settings.uri, settings.username) == ("http://127.0.0.1:5000", "u")
+    plain = destination_of_argument("http://u:${HOME}@127.0.0.1", environment={}).password
+    assert plain is not None
+    assert plain.reveal() == "${HOME}"
     token = destination_of_argument("https://h", environment={"MLFLOW_TRACKING_TOKEN": "t"}).token
     assert token == Secret("t", origin="environment")
     with pytest.raises(ConfigError, match="azureml destinations are not in this version yet"):

@@ -64,6 +64,7 @@ def test_the_unit_agrees_with_the_daemons_defaults() -> None:
 def test_every_key_is_documented_with_its_default() -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()
     keys = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", text, flags=re.MULTILINE))
+    settings: list[DaemonSettings | StoreOptions | DestinationSettings | HttpSettings]
     settings = [DaemonSettings(), StoreOptions(name=""), DestinationSettings(name="", uri=""), HttpSettings()]
     for values in settings:
         for field in dataclasses.fields(values):

@@ -4,6 +4,8 @@ An experiment without a readable meta.yaml is named as a problem, and its runs a
 after the folder: its runs are worth more than its name.
 """
 
+# Pathlib is several times slower than os in loops over 100,000 files.
+# ruff: noqa: PTH116, PTH118
 from __future__ import annotations
 
 import json

@@ -214,9 +214,7 @@ def _crc_of(fd: int, length: int) -> int:
     return crc
 
 
-def _chunks(
-    fd: int, position: _Position, size: int, *, final: bool, problems: Problems, path: str
-) -> Iterator[bytes]:
+def _chunks(fd: int, position: _Position, size: int, *, final: bool, problems: Problems, path: str) -> Iterator[bytes]:
     """Yield chunks of complete lines from ``position.offset`` on; with ``final`` the torn last line too."""
     torn = b""
     at = position.offset

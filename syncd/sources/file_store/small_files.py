@@ -9,6 +9,8 @@ Rules
 4. What cannot be listed or read is never taken for gone.
 """
 
+# Pathlib is several times slower than os in loops over 100,000 files.
+# ruff: noqa: PTH118
 from __future__ import annotations
 
 import os

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
@@ -172,62 +172,36 @@ class ModelSnapshot:
 Snapshot = RunSnapshot | ModelSnapshot
 
 
-@dataclass(slots=True)
-class Segments:
-    """Points of many subjects, in order, cut into segments of one subject each."""
-
-    kind: SubjectKind
-    again: bool
-    _lines: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, subject_id: str, line: str) -> None:
-        """Append one line to its subject."""
-        lines = self._lines.get(subject_id)
-        if lines is None:
-            lines = self._lines[subject_id] = []
-        lines.append(line)
-
-    def facts(self) -> list[Fact]:
-        """Return the segments."""
-        return [
-            MetricsLogged(SubjectKey(self.kind, subject_id), "\n".join(part).encode(), len(part), self.again)
-            for subject_id, lines in self._lines.items()
-            for part in (lines[i : i + SEGMENT_LINES] for i in range(0, len(lines), SEGMENT_LINES))
-        ]
-
-
 def segments(kind: SubjectKind, rows: Iterable[Row], stated: frozenset[str], *, again: bool) -> list[Fact]:
-    """Return the rows' points as segments; only those of the subjects in ``stated``."""
-    gathered = Segments(kind, again)
-    keys: dict[Any, str] = {}
-    add = gathered.add
+    """Return the rows' points in order, as segments of one subject each; only those of the subjects in ``stated``."""
+    lines: dict[Any, list[str]] = {}
+    heads: dict[Any, str] = {}
     for row in rows:
-        subject_id = text(row[1])
-        if subject_id not in stated:
-            continue
-        key = keys.get(row[2])
-        if key is None:
-            key = keys[row[2]] = json.dumps(text(row[2]), ensure_ascii=False)
-        add(subject_id, point_line(key, row) if kind == "run" else _model_line(key, row))
-    return gathered.facts()
+        _, subject_id, key, value, timestamp, step, is_nan, *more = row
+        own = lines.get(subject_id)
+        if own is None:
+            own = lines[subject_id] = []
+        head = heads.get(key)
+        if head is None:
+            head = heads[key] = f'{{"key":{json.dumps(text(key), ensure_ascii=False)},"value":'
+        if is_nan or type(value) is not float or value - value != 0.0:  # NaN, infinite, or no number
+            value = _wire_value(value, bool(is_nan))
+        if type(timestamp) is not int or type(step) is not int:
+            timestamp, step = number(timestamp) or 0, number(step) or 0
+        tail = _model_tail(subject_id, *more) if more else ""
+        own.append(f'{head}{value},"timestamp":{timestamp},"step":{step}{tail}}}')
+    return [
+        MetricsLogged(SubjectKey(kind, text(subject_id)), "\n".join(part).encode(), len(part), again)
+        for subject_id, own in lines.items()
+        if text(subject_id) in stated
+        for part in (own[i : i + SEGMENT_LINES] for i in range(0, len(own), SEGMENT_LINES))
+    ]
 
 
-def point_line(key: str, row: Row) -> str:
-    """Return one point in wire form; ``key`` is already JSON."""
-    value, timestamp, step = row[3], row[4], row[5]
-    if type(value) is not float or not math.isfinite(value) or row[6]:
-        value = _wire_value(value, bool(row[6]))
-    if type(timestamp) is not int or type(step) is not int:
-        timestamp, step = number(timestamp) or 0, number(step) or 0
-    return f'{{"key":{key},"value":{value},"timestamp":{timestamp},"step":{step}}}'
-
-
-def _model_line(key: str, row: Row) -> str:
-    more = {"model_id": row[1], "run_id": row[7], "dataset_name": row[8], "dataset_digest": row[9]}
-    tail = json.dumps(
-        {name: text(value) for name, value in more.items() if value}, ensure_ascii=False, separators=(",", ":")
-    )
-    return f"{point_line(key, row)[:-1]},{tail[1:]}"
+def _model_tail(model_id: Any, run_id: Any, dataset_name: Any, dataset_digest: Any) -> str:
+    more = {"model_id": model_id, "run_id": run_id, "dataset_name": dataset_name, "dataset_digest": dataset_digest}
+    fields = {name: text(value) for name, value in more.items() if value}
+    return "," + json.dumps(fields, ensure_ascii=False, separators=(",", ":"))[1:-1]
 
 
 def _wire_value(value: Any, is_nan: bool) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from syncd.core.facts import Fact, Reading
 from syncd.errors import SourceError
 from syncd.sources.base import Cursors
+from syncd.sources.mlflow_db.artifacts import Artifacts
 from syncd.sources.mlflow_db.connection import COPY_LIMIT_BYTES, Database, Version
 from syncd.sources.mlflow_db.points import CHUNK_ROWS
 from syncd.sources.mlflow_db.reader import MODELS, RUNS, Reader
@@ -65,6 +66,7 @@ class MlflowDbSource:
             Subjects(family, self._reader, experiments=self._experiments_of, now_ms=now_ms, chunk_rows=chunk_rows)
             for family in (RUNS, MODELS)
         )
+        self._artifacts = Artifacts(self.path, self._reader, now_ms=now_ms)
         self._seen: Version | None = None
         self._confirmed = False
 
@@ -80,10 +82,14 @@ class MlflowDbSource:
             # An equal version read twice, or an old one, has hidden no later change in the same clock tick.
             self._confirmed = version == self._seen or self._database.settled(version)
             self._seen = version
+        for subjects in (self._runs, self._models):
+            yield from self._artifacts.poll_active(cursors, subjects, changed)
+            subjects.rest()
+        self._artifacts.rest({*self._runs.warm.hot, *self._models.warm.hot})
 
     def watch_paths(self) -> Collection[Path]:
         """Return the database's directory and the artifact directories of active runs."""
-        return [self.path.parent]
+        return [self.path.parent, *self._artifacts.watched()]
 
     def close(self) -> None:
         """Close the database and remove private copies."""
@@ -103,6 +109,8 @@ class MlflowDbSource:
         everything = full or replaced or flipped
         for subjects in self._families():
             yield from subjects.poll(cursors, everything=everything, replaced=replaced)
+            if everything:
+                yield from self._artifacts.poll_all(cursors, subjects)
         if before != identity:
             yield Reading((), {DATABASE: identity})
 

@@ -115,6 +115,8 @@ class Subjects:
         """
         self.start()
         touched = self._hinted()
+        if self._has_feed:
+            yield from self._verified(cursors)
         yield from self._walk(cursors, everything=everything)
         if everything:
             yield from self._vanished(cursors, replaced=replaced)
@@ -125,6 +127,9 @@ class Subjects:
             for ids in batches(self.warm.hot, PAGE):
                 yield from self._compare(cursors, ids)
         yield from self._points(cursors)
+
+    def rest(self) -> None:
+        """After a poll: set aside the subjects that have been quiet for long."""
         self.warm.cool(self._now_ms(), lambda key: key in self.located and self.located[key].lasting)
         for key in self.located.keys() - {*self.warm.hot, *self.warm.quiet}:
             del self.located[key]
@@ -144,7 +149,8 @@ class Subjects:
     def known(self, cursors: Cursors) -> Iterator[str]:
         """Yield the ids of all stated subjects."""
         ending = f"/{self.family.kind}"
-        return (key.removesuffix(ending) for key in cursors.keys("") if key.endswith(ending) and key.count("/") == 1)
+        keys = (key for key in cursors.keys("") if key.endswith(ending) and key.count("/") == 1)
+        return (key.removesuffix(ending) for key in keys if not key.startswith("store:"))
 
     # --- heads, params, tags ----------------------------------------------------------------------------------------
 
@@ -266,7 +272,8 @@ class Subjects:
                 yield from self._counted_points(cursors)
             return
         while True:
-            position = self._feed.verified(self._feed.position(cursors))
+            yield from self._verified(cursors)
+            position = self._feed.position(cursors)
             chunk = self._feed.chunk(position)
             ids = list(dict.fromkeys(rows.text(row[1]) for row in chunk))
             unknown = [key for key in ids if cursors.load(self.state_key(key)) is None]
@@ -282,6 +289,13 @@ class Subjects:
                 yield Reading((), cursors_of(self.family, FeedPosition(position.rowid, 0, position.anchors)))
             if self._feed.finished(position, chunk):
                 return
+
+    def _verified(self, cursors: Cursors) -> Iterator[Reading]:
+        """Move the feed back if rows that it has passed are not the same any more."""
+        committed = self._feed.position(cursors)
+        position = self._feed.verified(committed)
+        if position != committed:
+            yield Reading((), cursors_of(self.family, position))
 
     def _stir(self, ids: Iterable[str]) -> None:
         """Points came in: their runs are alive."""

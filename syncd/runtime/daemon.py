@@ -1,0 +1,101 @@
+"""``syncd run``: follow every source, supply every destination, until told to stop.
+
+The first SIGTERM or SIGINT stops reading, drains what waits for at most ``shutdown_grace_s`` and leaves the rest in the
+journal; a second one ends the process at once, which loses nothing either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+
+import structlog
+
+from syncd.configuration.model import Configuration
+from syncd.core.first_cause import first_cause
+from syncd.errors import JournalCorrupt
+from syncd.journal.journal import Journal
+from syncd.runtime.pipeline import Pipeline
+
+log = structlog.get_logger(__name__)
+
+KILLED_BY_SECOND_SIGNAL = 128 + signal.SIGTERM
+
+
+async def run_daemon(configuration: Configuration) -> None:
+    """Run until a signal.
+
+    A journal that turns out to be damaged while it is used is put aside and everything begins anew, once a minute at
+    most.
+
+    Raises:
+        JournalError: the state directory cannot be used.
+    """
+    stop = asyncio.Event()
+    _stop_on_signals(stop)
+    begun_s = time.monotonic()
+    journal = Journal.open(configuration.daemon.state_dir)
+    while True:
+        try:
+            await _serve(configuration, journal, stop)
+            return
+        except JournalCorrupt as error:
+            if time.monotonic() - begun_s < 60:
+                raise
+            log.error("the journal was damaged while in use; it is put aside and rebuilt", error=str(error))
+            begun_s = time.monotonic()
+            journal = Journal.open(configuration.daemon.state_dir, condemned=True)
+
+
+async def _serve(configuration: Configuration, journal: Journal, stop: asyncio.Event) -> None:
+    pipeline = Pipeline(
+        journal,
+        daemon=configuration.daemon,
+        sources=configuration.sources,
+        destinations=configuration.destinations,
+    )
+    log.info(
+        "syncd runs",
+        state_dir=str(configuration.daemon.state_dir),
+        sources=[source.name for source in configuration.sources],
+        destinations=[destination.name for destination in configuration.destinations],
+    )
+    try:
+        async with asyncio.TaskGroup() as group:
+            uploads = pipeline.start_uploading(group)
+            follows = pipeline.start_following(group)
+            await stop.wait()
+            for task in follows:
+                task.cancel()
+            await asyncio.wait(follows)
+            await _drain(pipeline, configuration.daemon.shutdown_grace_s)
+            for task in uploads:
+                task.cancel()
+    except BaseExceptionGroup as errors:
+        raise first_cause(errors) from errors
+    finally:
+        await pipeline.close()
+
+
+async def _drain(pipeline: Pipeline, grace_s: float) -> None:
+    log.info("stopping; what waits is sent first", grace_s=grace_s)
+    try:
+        async with asyncio.timeout(grace_s):
+            await pipeline.drained()
+    except TimeoutError:
+        log.warning("time is up; what still waits stays in the journal and is sent at the next start")
+    else:
+        log.info("everything was delivered")
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(KILLED_BY_SECOND_SIGNAL)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
