@@ -229,31 +229,27 @@ class MlflowServer:
         try:
             await self._post_batch(request)
         except Rejected as exc:
-            if not (request.lines and _CONFLICT.search(exc.message)):
+            if not _CONFLICT.search(exc.message):
                 raise
-            if not await self._log_around_conflicts(request):
-                raise
+            await self._log_around_conflicts(request)
 
-    async def _log_around_conflicts(self, request: LogBatch) -> bool:
-        """Send a batch again that an SQL store refused for a point that it has already.
+    async def _log_around_conflicts(self, request: LogBatch) -> None:
+        """Send a batch again that an SQL store refused because a row was there already.
 
-        SQL stores before 3.17 take a repeated finite point as one, but refuse the whole batch for a repeated NaN
-        (UNIQUE constraint on a NULL-free key that their look-up misses). So such points go alone, where the same
-        refusal means that the point is there. Returns False when the batch holds nothing that this could be about.
+        Two reasons are known: another request that ran at the same time wrote the same param or point, then a second
+        try succeeds; or, before 3.17, a NaN was there already (also ±inf beside the largest double): a repeated
+        finite point counts as one, but such a point has the whole batch refused. These points go alone, where the
+        same refusal means that the point is there.
         """
-        lines = list(dict.fromkeys(request.lines))
-        touchy = [line for line in lines if _TOUCHY.search(line)]
-        plain = [line for line in lines if not _TOUCHY.search(line)]
-        if not touchy and len(lines) == len(request.lines):
-            return False
-        await self._post_batch(replace(request, lines=plain))
-        for line in touchy:
+        lines = dict.fromkeys(request.lines)
+        await self._post_batch(replace(request, lines=[line for line in lines if not _TOUCHY.search(line)]))
+        for line in filter(_TOUCHY.search, lines):
             try:
                 await self._post_batch(LogBatch(request.run_id, lines=(line,)))
             except Rejected as exc:
-                if not _CONFLICT.search(exc.message):
+                # A model's row has no value in its key: there another value may be what is in the way.
+                if not _CONFLICT.search(exc.message) or "logged_model_metrics" in exc.message:
                     raise
-        return True
 
     async def _post_batch(self, request: LogBatch) -> None:
         doing = "logging to run"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import structlog
 
 from syncd.core.facts import MetricsLogged, Reading
-from syncd.errors import JournalFull, SourceError, SourceNotReady
+from syncd.errors import JournalError, JournalFull, SourceError, SourceNotReady
 from syncd.journal.journal import Journal
 from syncd.runtime.watcher import Watcher
 from syncd.sources.base import StoreSource
@@ -28,6 +28,7 @@ GROUP_S = 0.1
 ROOM_CHECK_S = 0.5
 FULL_RETRY_S = 2.0
 SOURCE_RETRY_S = 5.0
+FAULT_RETRY_S = 30.0
 # With a working watcher the periodic look at active runs is only its safety net.
 WATCHED_POLL_S = 5.0
 # Looking takes at most this part of the time, however large the store.
@@ -154,6 +155,13 @@ class Intake:
                 log.error("the source cannot be read; it is tried again", source=self.name, error=str(error))
             self.error = str(error)
             await asyncio.sleep(SOURCE_RETRY_S)
+            self._look_wholly.set()
+        except JournalError:
+            raise
+        except Exception as exc:  # noqa: BLE001 - a task's boundary: recorded; the other sources go on
+            self.error = f"{type(exc).__name__}: {exc}"
+            log.exception("reading failed unexpectedly; it is tried again", source=self.name)
+            await asyncio.sleep(FAULT_RETRY_S)
             self._look_wholly.set()
         else:
             self.error = ""

@@ -28,13 +28,20 @@ from syncd.core.requests import (
     UpdateRun,
 )
 from syncd.core.source_tags import SOURCE_MODEL_ID, SOURCE_RUN_ID
-from syncd.destinations.base import Destination, DestinationReader, RemoteExperiment, RemoteModel, RemoteSubject
+from syncd.destinations.base import (
+    Destination,
+    DestinationReader,
+    RemoteExperiment,
+    RemoteModel,
+    RemoteSubject,
+    ServerFacts,
+)
 from syncd.destinations.bytes_upload import BytesUpload
 from syncd.destinations.local_upload import LocalUpload
 from syncd.destinations.mlflow_reader import MlflowReader
 from syncd.destinations.mlflow_rest import MlflowRest
 from syncd.destinations.mlflow_server import MlflowServer
-from syncd.errors import Rejected, SubjectGone
+from syncd.errors import Rejected, SubjectGone, Transient
 from tests.standins.fake_destination import FakeDestination
 
 
@@ -43,6 +50,7 @@ class Both:
     writer: Destination
     reader: DestinationReader
     experiment: RemoteExperiment
+    facts: ServerFacts
 
     async def new_run(self, source_id: str = "", **changes: Any) -> RemoteSubject:
         values: dict[str, Any] = {
@@ -55,6 +63,8 @@ class Both:
         return await self.writer.create(CreateRun(**(values | changes)))
 
     async def new_model(self, source_id: str, run_id: str = "") -> RemoteSubject:
+        if not self.facts.logged_models:
+            pytest.skip(f"MLflow {self.facts.version} has no logged models")
         tags = {SOURCE_MODEL_ID: source_id}
         return await self.writer.create(
             CreateModel(self.experiment.id, "a-model", "classifier", run_id, {"depth": "3"}, tags)
@@ -76,13 +86,13 @@ async def both(request: pytest.FixtureRequest) -> AsyncIterator[Both]:
     name = f"contract {uuid.uuid4().hex} / ü&?"
     if request.param == "fake":
         fake = FakeDestination()
-        yield Both(fake, fake, await fake.ensure_experiment(name))
+        yield Both(fake, fake, await fake.ensure_experiment(name), await fake.probe())
         return
     url = request.getfixturevalue("mlflow_url")
     async with MlflowRest(url) as rest:
         server = MlflowServer(rest)
-        await server.probe()
-        yield Both(server, MlflowReader(rest), await server.ensure_experiment(name))
+        facts = await server.probe()
+        yield Both(server, MlflowReader(rest), await server.ensure_experiment(name), facts)
 
 
 def line(key: str, value: str, timestamp: int = 1_600_000_000_000, step: int = 0, **more: str) -> bytes:
@@ -99,9 +109,9 @@ def local(root: Path, path: str, data: bytes) -> LocalUpload:
 
 
 async def test_probe_tells_what_the_server_can_do(both: Both) -> None:
-    facts = await both.writer.probe()
+    facts = both.facts
     assert facts.version
-    assert facts.logged_models
+    assert facts.logged_models == (not facts.version.startswith("2."))
     assert facts.proxied_artifacts
     assert facts.limits.batch_metrics == 1000
 
@@ -298,23 +308,23 @@ async def test_artifact_names_arrive_exactly(both: Both, tmp_path: Path, name: s
     assert await both.stored(run, name) == b"content"
 
 
-async def test_artifacts_of_all_sizes_and_their_replacement(both: Both, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["run", "model"])
+async def test_artifacts_of_all_sizes_and_their_replacement(both: Both, tmp_path: Path, kind: str) -> None:
     run = await both.new_run()
-    model = await both.new_model("m-art", run.id)
-    for subject in (run, model):
-        expected = {}
-        for size in (0, 1, 1 << 20, (1 << 20) + 1, 5_000_000):
-            expected[f"d/{size}"] = os.urandom(size)
-            await both.writer.upload(subject, local(tmp_path, f"d/{size}", expected[f"d/{size}"]))
-        sizes = {f.path: f.size_bytes async for f in both.reader.files(subject)}
-        assert sizes == {path: len(data) for path, data in expected.items()}
-        for path, data in expected.items():
-            assert await both.stored(subject, path) == data
-        await both.writer.upload(subject, BytesUpload("d/1", b"other"))
-        assert await both.stored(subject, "d/1") == b"other"
+    subject = run if kind == "run" else await both.new_model("m-art", run.id)
+    expected = {}
+    for size in (0, 1, 1 << 20, (1 << 20) + 1, 5_000_000):
+        expected[f"d/{size}"] = os.urandom(size)
+        await both.writer.upload(subject, local(tmp_path, f"d/{size}", expected[f"d/{size}"]))
+    sizes = {f.path: f.size_bytes async for f in both.reader.files(subject)}
+    assert sizes == {path: len(data) for path, data in expected.items()}
+    for path, data in expected.items():
+        assert await both.stored(subject, path) == data
+    await both.writer.upload(subject, BytesUpload("d/1", b"other"))
+    assert await both.stored(subject, "d/1") == b"other"
 
 
 async def test_a_missing_artifact_is_an_error(both: Both) -> None:
     run = await both.new_run()
-    with pytest.raises(SubjectGone):
+    with pytest.raises((SubjectGone, Transient)):  # 2.x answers 500
         await both.stored(run, "nothing/here")

@@ -3,7 +3,8 @@
     with RunningMlflow(tmp_path) as server:
         ... server.url ...
 
-``python`` may be another environment's interpreter, for other versions of MLflow. ``backend`` is "sqlite" or "file".
+``python`` may be another environment's interpreter, for other versions of MLflow; its default is taken from
+``SYNCD_TEST_MLFLOW_PYTHON``, so that whole suites run against one. ``backend`` is "sqlite" or "file".
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ class RunningMlflow:
         self,
         folder: Path,
         *,
-        python: str = sys.executable,
+        python: str = "",
         backend: Literal["sqlite", "file"] = "sqlite",
         serve_artifacts: bool = True,
         port: int = 0,
     ) -> None:
         self.folder = folder
-        self._python = python
+        self._python = python or os.environ.get("SYNCD_TEST_MLFLOW_PYTHON", sys.executable)
         self._backend = backend
         self._serve_artifacts = serve_artifacts
         self.port = port or free_port()
