@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from syncd.configuration.model import DestinationSettings, MlrunsSettings, SourceSettings
+from syncd.configuration.secret import Secret
 from syncd.core.facts import ArtifactSeen
 from syncd.core.limits import Limits
 from syncd.destinations.base import Destination, DestinationReader, Upload
 from syncd.destinations.local_upload import LocalUpload
 from syncd.destinations.mlflow_reader import MlflowReader
-from syncd.destinations.mlflow_rest import BasicAuth, BearerAuth, MlflowRest
+from syncd.destinations.mlflow_rest import BasicAuth, BearerAuth, MlflowRest, TokenProvider
 from syncd.destinations.mlflow_server import MlflowServer
 from syncd.destinations.mlflow_stream import Deadlines
 from syncd.sources.base import StoreSource
@@ -55,12 +56,7 @@ def open_rest(settings: DestinationSettings) -> MlflowRest:
     """Return a client of an MLflow tracking server; it is closed by the adapter that gets it."""
     auth: BasicAuth | BearerAuth | None = None
     if settings.token is not None:
-        token = settings.token.reveal()
-
-        async def provide(_refused: bool) -> str:
-            return token
-
-        auth = BearerAuth(provide)
+        auth = BearerAuth(_token_provider(settings.token))
     elif settings.username is not None:
         auth = BasicAuth(settings.username, settings.password.reveal() if settings.password else "")
     return MlflowRest(
@@ -73,6 +69,18 @@ def open_rest(settings: DestinationSettings) -> MlflowRest:
         connections=settings.max_concurrency + 4,
         throttle=Bandwidth(settings.bwlimit_bytes_s).take if settings.bwlimit_bytes_s else None,
     )
+
+
+def _token_provider(secret: Secret) -> TokenProvider:
+    """Return what hands out the token, reading its file or variable again after it was refused."""
+    tokens = [secret]
+
+    async def provide(refused: bool) -> str:
+        if refused:
+            tokens[0] = tokens[0].renewed()
+        return tokens[0].reveal()
+
+    return provide
 
 
 def open_destination(settings: DestinationSettings) -> Destination:
