@@ -18,17 +18,21 @@ _SIZES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 def print_json(command: str, content: Mapping[str, Any], *, out: TextIO | None = None) -> None:
     """Print exactly one object: ``schema``, ``command`` and the content. NaN and infinities are an error here."""
     whole = {"schema": JSON_SCHEMA, "command": command, **content}
-    print(json.dumps(whole, default=_plain, ensure_ascii=False, allow_nan=False), file=out or sys.stdout)
+    text = json.dumps(whole, default=_plain, ensure_ascii=False, allow_nan=False)
+    # Names of files need not be UTF-8: what is not becomes \udcXX, as JSON writes it.
+    print(text.encode("utf-8", "backslashreplace").decode(), file=out or sys.stdout)
 
 
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, out: TextIO | None = None) -> None:
+def print_table(
+    headings: Sequence[str], rows: Sequence[Sequence[object]], *, indent: str = "", out: TextIO | None = None
+) -> None:
     """Print rows below headings in aligned columns; numbers to the right."""
     texts = [[_one_line(cell) for cell in row] for row in rows]
     widths = [max(len(line[column]) for line in [list(headings), *texts]) for column in range(len(headings))]
-    print(_join(headings, widths, [False] * len(widths)), file=out or sys.stdout)
+    print(indent + _join(headings, widths, [False] * len(widths)), file=out or sys.stdout)
     for row, cells in zip(rows, texts, strict=True):
         right = [isinstance(cell, int | float) and not isinstance(cell, bool) for cell in row]
-        print(_join(cells, widths, right), file=out or sys.stdout)
+        print(indent + _join(cells, widths, right), file=out or sys.stdout)
 
 
 def size_text(size_bytes: float) -> str:
@@ -61,8 +65,15 @@ def _join(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) ->
     return "  ".join(padded).rstrip()
 
 
+def printable(text: str) -> str:
+    """Return text that came from outside without what a terminal would obey or cannot show; lines stay."""
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in text)
+
+
 def _one_line(cell: object) -> str:
-    return "-" if cell is None else " ".join(str(cell).split())
+    return "-" if cell is None else printable(" ".join(str(cell).split()))
 
 
 def _plain(value: object) -> object:

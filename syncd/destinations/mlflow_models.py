@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
-from syncd.core.requests import CreateModel, FinalizeModel, LogInputs, LogModelParams, LogOutputs, SetModelTags
+from syncd.core.requests import CreateModel, FinalizeModel, LogModelParams, LogOutputs, SetModelTags
 from syncd.core.source_tags import SOURCE_MODEL_ID
 from syncd.destinations.base import RemoteSubject
 from syncd.destinations.mlflow_errors import NotMlflow
@@ -141,12 +141,6 @@ class MlflowModels:
             body = {"run_id": request.run_id, "models": [{"model_id": m, "step": step} for m, step in missing]}
             path = f"{API}/runs/outputs"
             await self._guarded("POST", path, body, doing="linking models to run", target=request.run_id)
-
-    async def new_inputs(self, request: LogInputs) -> list[str]:
-        """Return those of the request's models that are not inputs of the run yet."""
-        run = await self._run(request.run_id)
-        there = {str(i["model_id"]) for i in run.get("inputs", {}).get("model_inputs", [])}
-        return [model for model in dict.fromkeys(request.models) if model not in there]
 
     async def _run(self, run_id: str) -> Json:
         answer = await self._rest.get(f"{API}/runs/get", {"run_id": run_id}, doing="reading run", target=run_id)

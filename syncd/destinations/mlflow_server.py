@@ -282,7 +282,7 @@ class MlflowServer:
                 for dataset in request.datasets
             ]
         if request.models:
-            body["models"] = [{"model_id": model} for model in await self._models.new_inputs(request)]
+            body["models"] = [{"model_id": model} for model in request.models]
         if any(body.values()):
             await self._run_call("log-inputs", request.run_id, body, doing="logging inputs of run")
 

@@ -51,25 +51,54 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         JournalCorrupt: damaged, or of a newer version.
         JournalError: anything else.
     """
-    with translated("opening", path):
-        target = f"file:{_quote(path)}?mode=ro" if read_only else str(path)
-        connection = sqlite3.connect(
-            target, uri=read_only, isolation_level=None, check_same_thread=False, timeout=10, cached_statements=200
-        )
-        try:
-            connection.execute("PRAGMA busy_timeout = 10000")
-            if not read_only:
-                _prepare(connection, path)
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-        except BaseException:
-            connection.close()
-            raise
-    if version > VERSION:
+    connection = _open(f"file:{_quote(path)}?mode={'ro' if read_only else 'rwc'}", path, prepare=not read_only)
+    if _version(connection, path) > VERSION:
+        version = _version(connection, path)
         connection.close()
         raise JournalCorrupt(
             f"its version {version} is newer than this syncd's {VERSION}", doing="opening", target=str(path)
         )
     return connection
+
+
+def join(path: Path) -> sqlite3.Connection:
+    """Open an existing journal for short writes beside the process that owns it: nothing is created or migrated.
+
+    Raises:
+        JournalError: it is not there, damaged, or of another version.
+    """
+    connection = _open(f"file:{_quote(path)}?mode=rw", path, prepare=False)
+    version = _version(connection, path)
+    if version != VERSION:
+        connection.close()
+        raise JournalError(
+            f"its version is {version}, this syncd's is {VERSION}",
+            doing="opening",
+            target=str(path),
+            hint="use the syncd that runs the daemon, or restart the daemon with this one",
+        )
+    return connection
+
+
+def _open(uri: str, path: Path, *, prepare: bool) -> sqlite3.Connection:
+    with translated("opening", path):
+        connection = sqlite3.connect(
+            uri, uri=True, isolation_level=None, check_same_thread=False, timeout=10, cached_statements=200
+        )
+        try:
+            connection.execute("PRAGMA busy_timeout = 10000")
+            if prepare:
+                _prepare(connection, path)
+            connection.execute("PRAGMA user_version").fetchone()
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    with translated("opening", path):
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def _quote(path: Path) -> str:

@@ -390,15 +390,10 @@ class Journal:
                     },
                 )
             if delivered is not None:
-                self._run(
-                    "add_progress",
-                    {
-                        **parameters,
-                        "points": delivered.points,
-                        "artifacts": delivered.artifacts,
-                        "bytes": delivered.bytes,
-                    },
-                )
+                sums = {"points": delivered.points, "artifacts": delivered.artifacts, "bytes": delivered.bytes}
+                self._run("add_progress", {**parameters, **sums})
+                if delivered.points or delivered.bytes:
+                    self._run("add_pace", {**parameters, **sums})
 
     def note(self, destination_id: int, subject_id: int, text: str) -> None:
         """Record in plain words why a subject does not move on just now; "" when it does."""

@@ -146,6 +146,19 @@ VALUES (:destination_id, :subject_id, :points, :artifacts, :bytes, :now_ms)
 ON CONFLICT (destination_id, subject_id) DO UPDATE SET points = points + excluded.points,
 artifacts = artifacts + excluded.artifacts, bytes = bytes + excluded.bytes, sent_ms = excluded.sent_ms;
 
+-- Add to what was delivered in the present span of time; a slot of an older round is begun anew.
+-- name: add_pace
+INSERT INTO pace (destination_id, slot, begun_ms, points, bytes)
+VALUES (:destination_id, :now_ms / 10000 % 7, :now_ms - :now_ms % 10000, :points, :bytes)
+ON CONFLICT (destination_id, slot) DO UPDATE SET
+points = excluded.points + CASE WHEN begun_ms = excluded.begun_ms THEN points ELSE 0 END,
+bytes = excluded.bytes + CASE WHEN begun_ms = excluded.begun_ms THEN bytes ELSE 0 END,
+begun_ms = excluded.begun_ms;
+
+-- name: pace
+SELECT COALESCE(SUM(points), 0) AS points, COALESCE(SUM(bytes), 0) AS bytes FROM pace
+WHERE destination_id = :destination_id AND begun_ms BETWEEN :since_ms AND :now_ms;
+
 -- name: put_note
 INSERT INTO progress (destination_id, subject_id, sent_ms, note) VALUES (:destination_id, :subject_id, 0, :note)
 ON CONFLICT (destination_id, subject_id) DO UPDATE SET note = excluded.note WHERE note <> excluded.note;
@@ -154,11 +167,25 @@ ON CONFLICT (destination_id, subject_id) DO UPDATE SET note = excluded.note WHER
 INSERT INTO dead_letter (destination_id, subject_id, section, kind, body, items, reason, code, status, at_ms)
 VALUES (:destination_id, :subject_id, :section, :kind, :body, :items, :reason, :code, :status, :now_ms);
 
+-- All dead letters, or those of one subject; the bodies are read one by one (dead_letter).
 -- name: dead_letters
-SELECT l.id, d.name AS destination, s.kind AS subject_kind, s.key AS subject_key, l.kind, l.items, l.reason, l.code,
-l.status, l.at_ms, l.body, l.subject_id, l.destination_id, l.section
+SELECT l.id, d.name AS destination, src.name AS source, s.kind AS subject_kind, s.key AS subject_key, s.id AS subject_id,
+l.kind, l.items, length(l.body) AS size_bytes, l.reason, l.code, l.status, l.at_ms
 FROM dead_letter l JOIN destination d ON d.id = l.destination_id JOIN subject s ON s.id = l.subject_id
-ORDER BY l.id;
+JOIN source src ON src.id = s.source_id
+WHERE :subject_id IS NULL OR l.subject_id = :subject_id ORDER BY l.id;
+
+-- name: dead_letter_body
+SELECT body FROM dead_letter WHERE id = :id;
+
+-- A dead letter with what its source states about its subject by now.
+-- name: dead_letter
+SELECT l.destination_id, l.subject_id, l.section, l.kind, l.body, l.items, s.head, s.tags, s.deleted
+FROM dead_letter l JOIN subject s ON s.id = l.subject_id
+WHERE l.id = :id;
+
+-- name: dead_letter_ids
+SELECT id FROM dead_letter ORDER BY id;
 
 -- name: dead_letter_count
 SELECT COUNT(*) FROM dead_letter WHERE destination_id = :destination_id;
@@ -191,40 +218,88 @@ ON src.id = p.source_id ORDER BY src.name, p.location;
 
 -- What waits for a destination, by source.
 -- name: waiting
-SELECT src.name AS source, COUNT(DISTINCT d.subject_id) AS subjects, COUNT(*) AS changes,
+SELECT src.name AS source, COUNT(DISTINCT CASE WHEN s.kind = 'run' THEN s.id END) AS runs, COUNT(*) AS changes,
 COALESCE(SUM(CASE WHEN d.section = 1 THEN c.items ELSE 0 END), 0) AS points,
 COALESCE(SUM(CASE WHEN d.section = 2 THEN 1 ELSE 0 END), 0) AS artifacts,
 COALESCE(SUM(c.size_bytes), 0) AS bytes, MIN(c.at_ms) AS oldest_ms
 FROM delivery d JOIN change c ON c.seq = d.seq JOIN subject s ON s.id = d.subject_id
 JOIN source src ON src.id = s.source_id
-WHERE d.destination_id = :destination_id GROUP BY src.name;
+WHERE d.destination_id = :destination_id GROUP BY src.name ORDER BY src.name;
 
 -- name: sent
 SELECT COALESCE(SUM(points), 0) AS points, COALESCE(SUM(artifacts), 0) AS artifacts,
-COALESCE(SUM(bytes), 0) AS bytes, COUNT(*) AS subjects FROM progress WHERE destination_id = :destination_id;
+COALESCE(SUM(bytes), 0) AS bytes, COALESCE(MAX(sent_ms), 0) AS last_ms,
+(SELECT COUNT(*) FROM remote r JOIN subject s ON s.id = r.subject_id
+ WHERE r.destination_id = :destination_id AND s.kind = 'run') AS runs
+FROM progress WHERE destination_id = :destination_id;
 
 -- name: overflow_count
 SELECT COUNT(*) FROM overflow WHERE destination_id = :destination_id;
 
--- Every known run with its state on every destination.
+-- Runs of the sources with the subject ids of a range (one run, or all), described or not yet.
+-- name: run_heads
+SELECT s.id, src.name AS source, s.key, s.head, s.parent_key, s.deleted, s.changed_ms, s.experiment_id
+FROM subject s JOIN source src ON src.id = s.source_id
+WHERE s.kind = 'run' AND s.id BETWEEN :first AND :last ORDER BY s.id;
+
+-- name: experiments
+SELECT id, key, head FROM subject WHERE kind = 'experiment';
+
+-- Where the runs of a range stand on every destination that is configured or once had them. Each count is made once
+-- for all runs, so that thousands of runs cost one pass over what waits.
 -- name: runs
-SELECT s.id, src.name AS source, s.key, s.head, s.deleted, s.changed_ms, d.id AS destination_id,
-d.name AS destination, d.state AS destination_state, d.last_error, r.remote_id, r.adopted,
-COALESCE(p.points, 0) AS points, COALESCE(p.artifacts, 0) AS artifacts, COALESCE(p.bytes, 0) AS bytes,
-COALESCE(p.note, '') AS note, p.sent_ms, e.head AS experiment_head,
-(SELECT COALESCE(SUM(CASE WHEN c.section = 1 THEN c.items ELSE 0 END), 0) FROM delivery v JOIN change c
- ON c.seq = v.seq WHERE v.destination_id = d.id AND v.subject_id = s.id) AS points_waiting,
-(SELECT COALESCE(SUM(c.size_bytes), 0) FROM delivery v JOIN change c ON c.seq = v.seq
- WHERE v.destination_id = d.id AND v.subject_id = s.id) AS bytes_waiting,
-(SELECT COUNT(*) FROM delivery v WHERE v.destination_id = d.id AND v.subject_id = s.id) AS changes_waiting,
-(SELECT COUNT(*) FROM dead_letter l WHERE l.destination_id = d.id AND l.subject_id = s.id) AS dead_letters,
-(SELECT COUNT(*) FROM overflow o WHERE o.destination_id = d.id AND o.subject_id = s.id) AS overflowed
-FROM subject s JOIN source src ON src.id = s.source_id CROSS JOIN destination d
+WITH
+waits AS (
+  SELECT d.destination_id, d.subject_id, COUNT(*) AS changes, MIN(c.at_ms) AS oldest_ms,
+  SUM(CASE WHEN d.section = 1 THEN c.items ELSE 0 END) AS points, SUM(d.section = 2) AS artifacts,
+  SUM(c.size_bytes) AS bytes
+  FROM delivery d JOIN change c ON c.seq = d.seq
+  WHERE d.destination_id IN (SELECT id FROM destination) AND d.subject_id BETWEEN :first AND :last
+  GROUP BY d.destination_id, d.subject_id),
+letters AS (
+  SELECT destination_id, subject_id, COUNT(*) AS count FROM dead_letter
+  WHERE subject_id BETWEEN :first AND :last GROUP BY destination_id, subject_id),
+overflows AS (
+  SELECT destination_id, subject_id, COUNT(*) AS count FROM overflow
+  WHERE destination_id IN (SELECT id FROM destination) AND subject_id BETWEEN :first AND :last
+  GROUP BY destination_id, subject_id)
+SELECT s.id, d.id AS destination_id, r.remote_id, COALESCE(p.points, 0) AS points,
+COALESCE(p.artifacts, 0) AS artifacts, COALESCE(p.bytes, 0) AS bytes,
+MAX(COALESCE(p.sent_ms, 0), COALESCE(r.bound_ms, 0)) AS sent_ms, COALESCE(p.note, '') AS note,
+COALESCE(w.changes, 0) AS changes_waiting, COALESCE(w.points, 0) AS points_waiting,
+COALESCE(w.artifacts, 0) AS artifacts_waiting, COALESCE(w.bytes, 0) AS bytes_waiting, w.oldest_ms,
+COALESCE(l.count, 0) AS dead_letters, COALESCE(o.count, 0) AS overflow
+FROM subject s CROSS JOIN destination d
 LEFT JOIN remote r ON r.destination_id = d.id AND r.subject_id = s.id
 LEFT JOIN progress p ON p.destination_id = d.id AND p.subject_id = s.id
-LEFT JOIN subject e ON e.id = s.experiment_id
-WHERE s.kind = 'run' AND d.active = 1 AND s.head IS NOT NULL AND (:key = '' OR s.key LIKE :key || '%')
-ORDER BY s.id;
+LEFT JOIN waits w ON w.destination_id = d.id AND w.subject_id = s.id
+LEFT JOIN letters l ON l.destination_id = d.id AND l.subject_id = s.id
+LEFT JOIN overflows o ON o.destination_id = d.id AND o.subject_id = s.id
+WHERE s.kind = 'run' AND s.id BETWEEN :first AND :last
+AND (d.active = 1 OR r.remote_id IS NOT NULL OR w.changes > 0) ORDER BY s.id, d.id;
+
+-- Runs that a destination knows by an id that is this or begins with it.
+-- name: runs_by_remote_id
+SELECT DISTINCT r.subject_id, r.remote_id FROM remote r JOIN subject s ON s.id = r.subject_id
+WHERE s.kind = 'run' AND substr(r.remote_id, 1, length(:id)) = :id;
+
+-- What waits of one subject for one destination, by kind, in the order in which it is sent.
+-- name: waiting_kinds
+SELECT c.kind, COUNT(*) AS changes, SUM(c.items) AS items, SUM(c.size_bytes) AS bytes, MIN(c.at_ms) AS oldest_ms,
+SUM(d.attempted) AS attempted
+FROM delivery d JOIN change c ON c.seq = d.seq
+WHERE d.destination_id = :destination_id AND d.subject_id = :subject_id
+GROUP BY d.section, c.kind ORDER BY d.section, MIN(d.seq);
+
+-- The identity of a run's experiment on a destination, for links.
+-- name: remote_experiment
+SELECT r.remote_id FROM remote r JOIN subject s ON s.experiment_id = r.subject_id
+WHERE s.id = :subject_id AND r.destination_id = :destination_id;
+
+-- What is kept in overflow of one subject on one destination.
+-- name: overflow_entries
+SELECT section, key FROM overflow WHERE destination_id = :destination_id AND subject_id = :subject_id
+ORDER BY section, key;
 
 -- Sums over one destination, for progress and totals.
 -- name: sums

@@ -97,6 +97,17 @@ CREATE TABLE progress (
     PRIMARY KEY (destination_id, subject_id)
 ) WITHOUT ROWID;
 
+-- How much was delivered lately, in spans of 10 s, for rates. Seven slots are used in turn: a whole minute and the
+-- span that has just begun.
+CREATE TABLE pace (
+    destination_id INTEGER NOT NULL,
+    slot           INTEGER NOT NULL,        -- begun_ms / 10000 % 7
+    begun_ms       INTEGER NOT NULL,
+    points         INTEGER NOT NULL,
+    bytes          INTEGER NOT NULL,
+    PRIMARY KEY (destination_id, slot)
+) WITHOUT ROWID;
+
 -- What a destination refused, whole, with its words.
 CREATE TABLE dead_letter (
     id             INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from syncd.errors import JournalError, JournalLocked
+
+LOOKS = 10
+LOOK_S = 0.02
 
 
 class StateLock:
@@ -36,7 +40,7 @@ class StateLock:
                 hint="make the state_dir writable for the user that runs syncd",
             ) from exc
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except BlockingIOError as exc:
             pid = holder(self._path)
             os.close(file)
@@ -54,6 +58,18 @@ class StateLock:
             os.ftruncate(self._file, 0)
             os.close(self._file)
             self._file = None
+
+
+def _lock(file: int) -> None:
+    """Lock a file, bearing with ``running_pid``, which holds it for an instant to see whether it is free."""
+    for _ in range(LOOKS):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOOK_S)
+        else:
+            return
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def holder(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Find the local directory that an artifact URI means, although it was written on another machine.
+r"""Find the local directory that an artifact URI means, although it was written on another machine.
 
 Rules
 -----
@@ -11,7 +11,7 @@ Rules
 4. Tails never contain "..".
 
 Forms seen in the wild (see FACTS, "Real stores"): ``file:///abs``, ``/abs``, ``file:///C:/…`` escaped or with raw
-spaces, ``file:C:\\…``, ``c:/…``, ``file://host/share``, ``./rel``, ``../mlruns``, ``rel``, ``mlflow-artifacts:/``,
+spaces, ``file:C:\…``, ``c:/…``, ``file://host/share``, ``./rel``, ``../mlruns``, ``rel``, ``mlflow-artifacts:/``,
 ``s3://`` and its kin.
 """
 

@@ -31,6 +31,7 @@ SHARD_ABOVE = 2000
 SHARDS = 256
 FACTS_PER_READING = 5000
 SETTLE_NS = 2_000_000_000
+_SKEW_NS = 600_000_000_000  # a poll may have begun that long ago; beyond it is a wrong clock
 _SHARD_MARK = "\x1f"  # cannot be mistaken for a file's directory in practice, and sorts before "/"
 
 _Files = dict[str, list[int]]  # name: [size, mtime_ns]
@@ -120,7 +121,7 @@ class ArtifactWalk:
             listed.problems[entry.path] = "is no regular file and is not opened"
         else:
             self.newest_ns = max(self.newest_ns, info.st_mtime_ns)
-            young = 0 <= self.now_ns - info.st_mtime_ns < SETTLE_NS
+            young = -_SKEW_NS < self.now_ns - info.st_mtime_ns < SETTLE_NS
             listed.young = listed.young or young
             if young and self.hold_young:
                 listed.held.add(entry.name)

@@ -29,6 +29,7 @@ from syncd.core.facts import (
     OutputsLogged,
     ParamsLogged,
     ProblemFound,
+    Reading,
     RunSeen,
     SubjectDeleted,
     TagsDeleted,
@@ -37,6 +38,7 @@ from syncd.core.facts import (
 from syncd.errors import SourceError, SourceNotReady
 from syncd.sources.memory_cursors import MemoryCursors
 from syncd.sources.mlflow_db import MlflowDbSource
+from syncd.sources.mlflow_db.connection import Database
 
 T = TypeVar("T")
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "stores"
@@ -113,6 +115,10 @@ class Follower:
             self.cursors.commit(reading)
             facts += reading.facts
         return facts
+
+    def forget(self, prefix: str) -> None:
+        """Forget cursors, as the journal does when a filter changes."""
+        self.cursors.commit(Reading((), dict.fromkeys(self.cursors.keys(prefix))))
 
     def restart(self) -> None:
         self.source.close()
@@ -359,14 +365,14 @@ def test_the_end_of_a_quiet_run_is_noticed_at_once(store: Store, follower: Follo
     follower.options["now_ms"] = lambda: now[0]
     follower.restart()
     store.run("a", status="RUNNING", end=None)
+    store.run("other")
     follower.poll()
-    now[0] += 3_600_000
-    store.points("a", 1)
-    follower.poll()
-    now[0] += 3_600_000
-    store.points("a", 1, first=1)
-    follower.poll()
-    store.sql("UPDATE runs SET status = 'KILLED', end_time = ?", now[0])
+    for step in range(3):
+        now[0] += 3_600_000
+        store.points("other", 1, first=step)
+        follower.poll()
+    assert "a" in follower.source._runs.warm.quiet
+    store.sql("UPDATE runs SET status = 'KILLED', end_time = ? WHERE run_uuid = 'a'", now[0])
     assert [head.status for head in of(RunSeen, follower.poll())] == ["KILLED"]
 
 
@@ -415,8 +421,7 @@ def test_a_forgotten_run_is_stated_wholly_again(store: Store, follower: Follower
         store.points(name, 12)
         store.tag(name, "t", "1")
     follower.poll()
-    for key in list(follower.cursors.keys("a/")):
-        follower.cursors._cursors.pop(key)
+    follower.forget("a/")
     facts = follower.poll(full=True)
     assert {fact.subject.id for fact in facts} == {"a"}
     assert {type(fact) for fact in facts} == {RunSeen, TagsSet, MetricsLogged}
@@ -424,12 +429,29 @@ def test_a_forgotten_run_is_stated_wholly_again(store: Store, follower: Follower
     assert all(fact.again for fact in of(MetricsLogged, facts))
 
 
+def test_stating_a_run_again_goes_on_where_it_was_broken_off(store: Store, follower: Follower) -> None:
+    follower.options["chunk_rows"] = 10
+    follower.restart()
+    store.run("a")
+    store.points("a", 100)
+    follower.poll()
+    follower.forget("a/")
+    stated: list[Fact] = []
+    for reading in follower.source.poll(follower.cursors, full=True):
+        follower.cursors.commit(reading)
+        stated += reading.facts
+        if len(steps(stated, "a")) == 40:
+            break
+    follower.restart()
+    assert steps(follower.poll(full=True), "a") == list(range(40, 100))
+    assert follower.poll(full=True) == []
+
+
 def test_a_forgotten_run_is_stated_wholly_again_when_it_logs(store: Store, follower: Follower) -> None:
     store.run("a", status="RUNNING", end=None)
     store.points("a", 12)
     follower.poll()
-    for key in list(follower.cursors.keys("a/")):
-        follower.cursors._cursors.pop(key)
+    follower.forget("a/")
     store.points("a", 1, first=12)
     assert steps(follower.poll(), "a") == list(range(13))
 
@@ -457,6 +479,29 @@ def test_collected_runs_and_rowids_used_again(store: Store, follower: Follower, 
     facts = follower.poll()
     assert steps(facts, "c") == [30]
     assert not of(MetricsLogged, facts)[0].again
+
+
+def test_a_new_run_without_points_at_a_rowid_used_again(store: Store, follower: Follower) -> None:
+    for name in "abc":
+        store.run(name)
+    follower.poll()
+    store.sql("DELETE FROM runs WHERE run_uuid IN ('b', 'c')")
+    store.run("d")
+    assert [head.subject.id for head in of(RunSeen, follower.poll())] == ["d"]
+
+
+def test_rowids_used_again_by_a_run_that_is_known(store: Store, follower: Follower) -> None:
+    store.run("a", status="RUNNING", end=None)
+    store.points("a", 40)
+    store.run("b")
+    store.points("b", 20)
+    follower.poll()
+    for table in ("runs", "metrics"):
+        store.sql(f"DELETE FROM {table} WHERE run_uuid = 'b'")
+    store.points("a", 30, first=40)
+    assert set(range(40, 70)) <= set(steps(follower.poll(), "a"))
+    store.points("a", 1, first=70)
+    assert steps(follower.poll(), "a") == [70]
 
 
 def test_vacuum_renumbers_the_rows(store: Store, follower: Follower) -> None:
@@ -558,6 +603,34 @@ def test_a_live_wal_is_read_and_its_writer_tidies_up(tmp_path: Path) -> None:
     assert [p.name for p in store.path.parent.iterdir()] == ["mlflow.db"]
     assert follower.poll(full=True) == []
     assert [p.name for p in store.path.parent.iterdir()] == ["mlflow.db"]
+
+
+def test_a_read_that_a_commit_overtook_is_made_again(store: Store) -> None:
+    store.run("a")
+    seen: list[int] = []
+
+    def count(connection: sqlite3.Connection) -> int:
+        seen.append(connection.execute("SELECT count(*) FROM metrics").fetchall()[0][0])
+        if len(seen) == 1:
+            store.points("a", 5)
+        return seen[-1]
+
+    assert Database(store.path).read(count) == 5
+    assert seen == [0, 5]
+
+
+def test_a_busy_store_is_read_between_or_under_a_short_lock(store: Store) -> None:
+    store.run("a")
+    seen: list[int] = []
+
+    def overtaken(connection: sqlite3.Connection) -> int:
+        seen.append(connection.execute("SELECT count(*) FROM metrics").fetchall()[0][0])
+        store.points("a", 1, first=len(seen))
+        return seen[-1]
+
+    paused: list[float] = []
+    assert Database(store.path, pause=paused.append).read(overtaken) == seen[-1]
+    assert sum(paused) < 0.1
 
 
 def test_a_transaction_in_the_middle_is_not_seen(store: Store, follower: Follower) -> None:
@@ -962,3 +1035,54 @@ def test_a_real_training_is_followed_live(tmp_path: Path) -> None:
     ).items()
     assert follower.poll(full=True) == []
     assert sorted(p.name for p in home.iterdir()) == ["mlflow.db", "mlruns"]
+
+
+def test_a_version_is_trusted_once_it_is_old_or_seen_twice(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    # In a WAL, a second write within one tick of the file system's clock may leave size and mtime as they were.
+    follower = Follower(store.path)
+    reads = Counter[str]()
+    read = Database.read
+    monkeypatch.setattr(Database, "read", lambda self, work: (reads.update(["read"]), read(self, work))[1])
+    monkeypatch.setattr(Database, "settled", lambda self, version: False)
+    follower.poll()
+    after_first = reads["read"]
+    follower.poll()
+    after_second = reads["read"]
+    follower.poll()
+    assert after_first < after_second == reads["read"]
+
+
+def test_a_store_that_is_migrated_while_it_is_followed(tmp_path: Path) -> None:
+    old = SCHEMA.replace(", is_nan BOOLEAN DEFAULT '0' NOT NULL", "").replace(", value, is_nan)", ", value)")
+    store = Store(tmp_path / "old.db", old)
+    store.run("a", status="RUNNING", end=None)
+    follower = Follower(store.path)
+    follower.poll()
+    store.sql("ALTER TABLE metrics ADD COLUMN is_nan BOOLEAN DEFAULT 0")
+    store.sql("INSERT INTO metrics VALUES ('m', 0.0, 1, 'a', 7, 1)")
+    assert b'"NaN"' in of(MetricsLogged, follower.poll())[0].lines
+
+
+def test_the_deletion_of_a_quiet_run_is_noticed_at_once(store: Store, follower: Follower) -> None:
+    now = [NOW_MS]
+    follower.options["now_ms"] = lambda: now[0]
+    follower.restart()
+    store.run("a", status="RUNNING", end=None)
+    follower.poll()
+    now[0] += 3_600_000
+    follower.poll()
+    assert follower.source._runs.warm.quiet == ["a"]
+    store.sql("UPDATE runs SET lifecycle_stage = 'deleted'")
+    assert [fact.subject.id for fact in of(SubjectDeleted, follower.poll())] == ["a"]
+
+
+def test_a_file_overwritten_while_nobody_looked_is_found_after_the_start(store: Store, follower: Follower) -> None:
+    store.run("abc")
+    store.sql("UPDATE runs SET artifact_uri = 'mlruns/1/abc/artifacts'")
+    home = store.path.parent / "mlruns" / "1" / "abc" / "artifacts"
+    write(home / "a", "1")
+    assert artifacts(follower.poll(full=True)) == [("abc", "a")]
+    write(home / "a", "22")
+    assert not artifacts(follower.poll(full=True))  # its directory shows nothing
+    follower.restart()
+    assert artifacts(follower.poll(full=True)) == [("abc", "a")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import json
 import os
 import socket
 import time
@@ -159,6 +160,32 @@ async def test_a_filestores_changed_param_is_rejected_though_it_is_a_500(
     assert type(await failure(server)) is Rejected
 
 
+CLASH = '{"error_code":"BAD_REQUEST","message":"(sqlite3.IntegrityError) UNIQUE constraint failed: %s"}'
+NAN = b'{"key":"m","value":"NaN","timestamp":1600000000000,"step":3}'
+
+
+async def test_a_race_of_two_writers_is_tried_again_once(
+    proxy: FaultProxy, server: MlflowServer, upstream: NullMlflow
+) -> None:
+    proxy.add(Rule("answer", status=400, body=CLASH % "params.key, params.run_uuid", times=1))
+    await server.send(LogBatch(RUN.id, [POINT], {"p": "1"}))
+    assert (upstream.counts.batches, upstream.counts.points) == (1, 1)
+    proxy.add(Rule("answer", status=400, body=CLASH % "params.key, params.run_uuid"))
+    error = await failure(server)
+    assert type(error) is Rejected
+    assert error.code == "BAD_REQUEST"
+
+
+async def test_a_clash_of_model_metrics_is_not_taken_for_a_repeated_point(
+    proxy: FaultProxy, server: MlflowServer, upstream: NullMlflow
+) -> None:
+    proxy.add(Rule("answer", status=400, body=CLASH % "metrics.key", times=1))
+    proxy.add(Rule("pass", times=1))
+    proxy.add(Rule("answer", status=400, body=CLASH % "logged_model_metrics.model_id"))
+    assert type(await failure(server, LogBatch(RUN.id, [POINT, NAN]))) is Rejected
+    assert upstream.counts.points == 1
+
+
 @pytest.mark.parametrize("body", ["<html>sign in</html>", "", "[1]", '{"a":', "\x00\x01"])
 async def test_a_200_that_is_not_json_is_never_success(proxy: FaultProxy, server: MlflowServer, body: str) -> None:
     proxy.add(Rule("answer", status=200, body=body))
@@ -227,6 +254,15 @@ async def test_a_slow_loris_answer_ends_in_time(proxy: FaultProxy, server: Mlflo
     begun = time.monotonic()
     assert type(await failure(server)) is OutcomeUnknown
     assert QUICK.stall_s < time.monotonic() - begun < 2 * QUICK.total_s
+
+
+async def test_a_slow_loris_body_ends_in_time(proxy: FaultProxy, server: MlflowServer, upstream: NullMlflow) -> None:
+    upstream.experiments |= {f"experiment {n}": str(n) for n in range(5)}
+    proxy.add(Rule("drip_body", drip_s=0.1))
+    begun = time.monotonic()
+    with pytest.raises(Transient):
+        await server.ensure_experiment("experiment 3")
+    assert QUICK.stall_s < time.monotonic() - begun < 3 * QUICK.total_s
 
 
 async def test_an_upload_to_a_peer_that_stops_reading_ends_in_time(
@@ -392,12 +428,20 @@ async def test_a_refusal_in_the_middle_of_an_upload_is_understood(proxy: FaultPr
     assert caught.value.status == 413
 
 
+async def test_a_server_may_take_its_time_to_store_an_upload(
+    proxy: FaultProxy, server: MlflowServer, upstream: NullMlflow
+) -> None:
+    proxy.add(Rule("late", drip_s=(QUICK.stall_s + QUICK.total_s) / 2))
+    await server.upload(RUN, BigUpload(2 << 20))
+    assert upstream.counts.artifact_files == 1
+
+
 async def test_bandwidth_is_asked_for_and_does_not_count_as_silence(upstream: NullMlflow) -> None:
     asked: list[int] = []
 
     async def throttle(size: int) -> None:
         asked.append(size)
-        await asyncio.sleep(QUICK.stall_s * 1.2)
+        await asyncio.sleep(QUICK.total_s * 1.2 if len(asked) == 1 else QUICK.stall_s * 1.2)
 
     async with MlflowRest(upstream.url, deadlines=QUICK, throttle=throttle) as rest:
         await MlflowServer(rest).upload(RUN, BigUpload(3 << 20))
@@ -441,6 +485,18 @@ async def test_text_that_is_not_utf8_is_rejected_unsent(server: MlflowServer, up
     error = await failure(server, LogBatch(RUN.id, params={"p": "\udcff"}))
     assert type(error) is Rejected
     assert upstream.counts.requests == 0
+
+
+async def test_of_several_runs_the_smallest_id_is_chosen_in_whatever_order_they_come(
+    proxy: FaultProxy, server: MlflowServer
+) -> None:
+    tags = [{"key": SOURCE_RUN_ID, "value": "s"}]
+    runs = [{"info": {"run_id": i}, "data": {"tags": tags}} for i in ("c", "a", "b")]
+    runs.insert(0, {"info": {"run_id": "0"}, "data": {"tags": [{"key": SOURCE_RUN_ID, "value": "S"}]}})
+    proxy.add(Rule("answer", status=200, body=json.dumps({"runs": runs})))
+    found = await server.find("run", "1", "s")
+    assert found is not None
+    assert found.id == "a"
 
 
 # -- with a real server --------------------------------------------------------------------------------------------

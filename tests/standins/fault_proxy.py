@@ -24,6 +24,8 @@ Faults
 ``lost_then_stall`` forwards, then answers nothing
 ``deaf``            does not even read the request's body (a half-open peer)
 ``drip``            forwards, then passes the answer on one byte each ``drip_s`` seconds
+``drip_body``       the same, but the head of the answer comes at once
+``late``            forwards, then waits ``drip_s`` seconds before it passes the answer on
 ``unauthorized``    answers 401 until the request's Authorization header equals ``until``
 """
 
@@ -55,6 +57,8 @@ Fault = Literal[
     "lost_then_stall",
     "deaf",
     "drip",
+    "drip_body",
+    "late",
     "unauthorized",
 ]
 CONTROL = "/__faults__"
@@ -248,13 +252,19 @@ class FaultProxy:
                     await writer.drain()
                     _reset(writer)
                     return False
-                case "drip":
-                    body = await upstream_reader.readexactly(answer.length) if not answer.chunked else b""
-                    for byte in answer.raw + body:
+                case "drip" | "drip_body":
+                    slow = await upstream_reader.readexactly(answer.length) if not answer.chunked else b""
+                    if rule.fault == "drip":
+                        slow = answer.raw + slow
+                    else:
+                        writer.write(answer.raw)
+                    for byte in slow:
                         writer.write(bytes([byte]))
                         await writer.drain()
                         await asyncio.sleep(rule.drip_s)
                     return True
+            if rule.fault == "late":
+                await asyncio.sleep(rule.drip_s)
             writer.write(answer.raw)
             await _pipe(answer, upstream_reader, writer)
             return True

@@ -17,9 +17,9 @@ from syncd.sources.base import Cursors
 from syncd.sources.file_store.discovery import META, ExperimentPlace
 from syncd.sources.file_store.meta import MetaUnreadable, inline_tags, is_deleted, parse_meta, text_of
 from syncd.sources.file_store.small_files import (
-    SETTLE_NS,
     Problems,
     content_hash,
+    is_young,
     read_small,
     read_small_files,
     reason,
@@ -100,7 +100,7 @@ def _read_meta(
 def _is_young(meta_path: str, directory: str, now_ns: int) -> bool:
     for path in (meta_path, directory):
         try:
-            return 0 <= now_ns - os.stat(path).st_mtime_ns < SETTLE_NS
+            return is_young(os.stat(path).st_mtime_ns, now_ns)
         except OSError:
             continue
     return False

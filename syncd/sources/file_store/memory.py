@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from syncd.sources.file_store.discovery import META, RESERVED_IN_EXPERIMENT, ExperimentPlace, StorePlace
-from syncd.sources.file_store.small_files import SETTLE_NS
+from syncd.sources.file_store.small_files import is_young
 
 OPEN_ACTIVE_NS = 3600 * 1_000_000_000
 ENDED_ACTIVE_NS = 60 * 1_000_000_000
@@ -21,7 +21,7 @@ ENDED_ACTIVE_NS = 60 * 1_000_000_000
 FolderSort = Literal["run", "model"]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ExperimentMemory:
     """An experiment's folder as last listed: ``signature`` and ``models_signature`` tell whether to list it again."""
 
@@ -76,7 +76,7 @@ def settled_directory_mtime_ns(path: str, now_ns: int) -> int:
         mtime_ns = os.stat(path, follow_symlinks=False).st_mtime_ns
     except OSError:
         return 0
-    return 0 if 0 <= now_ns - mtime_ns < SETTLE_NS else mtime_ns
+    return 0 if is_young(mtime_ns, now_ns) else mtime_ns
 
 
 def experiment_signature(path: str) -> tuple[int, ...]:

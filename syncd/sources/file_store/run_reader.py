@@ -40,7 +40,7 @@ from syncd.sources.file_store.meta import (
     run_status_of,
     text_of,
 )
-from syncd.sources.file_store.small_files import SETTLE_NS, Problems, read_small, read_small_files, reason
+from syncd.sources.file_store.small_files import Problems, SmallFiles, is_young, read_small, read_small_files, reason
 from syncd.sources.file_store.steps import State, Step, dump_state, load_state, problem_changes
 from syncd.sources.file_store.subject_reader import SubjectReader
 
@@ -146,7 +146,7 @@ class RunReader(SubjectReader):
 
         The key "" of the result is set when the run says that it logged models.
         """
-        found, before = self._section("tags", cursors, step)
+        found = self._section("tags", cursors, step)
         values = {key: value for key, value in inline.items() if key not in found.state} | found.values
         if values:
             step.facts.append(TagsSet(self._subject(), values))
@@ -159,11 +159,11 @@ class RunReader(SubjectReader):
         return needed
 
     def _params(self, cursors: Cursors, step: Step) -> None:
-        found, _ = self._section("params", cursors, step)
+        found = self._section("params", cursors, step)
         if found.values:
             step.facts.append(ParamsLogged(self._subject(), found.values))
 
-    def _section(self, name: str, cursors: Cursors, step: Step) -> tuple[Any, State]:
+    def _section(self, name: str, cursors: Cursors, step: Step) -> SmallFiles:
         key = f"{self.subject_id}/{name}"
         before = load_state(cursors, key)
         found = read_small_files(
@@ -177,7 +177,7 @@ class RunReader(SubjectReader):
         state = {part: value for part, value in (("f", found.state), ("p", found.problems)) if value}
         if state != before:
             step.cursors[key] = dump_state(state) if state else None
-        return found, before
+        return found
 
     def _inputs(self, cursors: Cursors, step: Step) -> None:
         datasets: list[DatasetInput] = []
@@ -248,7 +248,7 @@ class RunReader(SubjectReader):
 
     def _young(self, path: str) -> bool:
         try:
-            return 0 <= self.context.now_ns - os.stat(path).st_mtime_ns < SETTLE_NS
+            return is_young(os.stat(path).st_mtime_ns, self.context.now_ns)
         except OSError:
             return False
 

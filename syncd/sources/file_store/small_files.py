@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 SETTLE_NS = 2_000_000_000
+_SKEW_NS = 600_000_000_000
 SMALL_FILE_LIMIT_BYTES = 4 * 1024 * 1024
 JUNK_NAMES = frozenset({".DS_Store", ".gitkeep", ".gitignore", ".ipynb_checkpoints", "Thumbs.db", "desktop.ini"})
 _OPEN_FLAGS = (
@@ -74,9 +75,17 @@ def content_hash(content: bytes) -> str:
     return blake2b(content, digest_size=6).hexdigest()
 
 
+def is_young(mtime_ns: int, now_ns: int) -> bool:
+    """Tell whether a file changed so lately that its coarse clock may hide another change.
+
+    ``now_ns`` is when the poll began, so a file may be younger than that; one from a far future is a wrong clock's.
+    """
+    return -_SKEW_NS < now_ns - mtime_ns < SETTLE_NS
+
+
 def settled_mtime_ns(mtime_ns: int, now_ns: int) -> int:
     """Return the mtime to remember: 0 while the file is so young that the clock may hide a change."""
-    return 0 if 0 <= now_ns - mtime_ns < SETTLE_NS else mtime_ns
+    return 0 if is_young(mtime_ns, now_ns) else mtime_ns
 
 
 @dataclass(slots=True)

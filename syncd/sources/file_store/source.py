@@ -49,7 +49,7 @@ from syncd.sources.file_store.memory import (
 )
 from syncd.sources.file_store.model_reader import ModelReader
 from syncd.sources.file_store.run_reader import RunReader
-from syncd.sources.file_store.small_files import SETTLE_NS, Problems, reason
+from syncd.sources.file_store.small_files import Problems, is_young, reason
 from syncd.sources.file_store.steps import Batch, Step, dump_state, load_state, problem_changes
 from syncd.sources.file_store.subject_reader import ReadContext, forget_subject
 
@@ -163,9 +163,8 @@ class FileStoreSource:
     def _quick_experiment(self, experiment: ExperimentMemory, visits: _Visits) -> Iterator[Step]:
         path, now_ns = experiment.place.path, visits.context.now_ns
         signature = experiment_signature(path)
-        if signature != experiment.signature:
-            if not (yield from visits.experiment(experiment)):
-                return
+        if signature != experiment.signature and not (yield from visits.experiment(experiment)):
+            return
         if experiment.deleted:
             return
         runs_ns = settled_directory_mtime_ns(path, now_ns)
@@ -211,7 +210,7 @@ class _Visits:
         reading = read_experiment(experiment.place, self.cursors, now_ns=self.context.now_ns)
         if reading.held:
             return False
-        young = 0 <= self.context.now_ns - reading.meta_mtime_ns < SETTLE_NS
+        young = is_young(reading.meta_mtime_ns, self.context.now_ns)
         experiment.deleted = reading.deleted
 
         def committed() -> None:

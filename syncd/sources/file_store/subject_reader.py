@@ -21,8 +21,8 @@ from syncd.sources.file_store.discovery import META, ExperimentPlace, holds_run_
 from syncd.sources.file_store.meta import MetaUnreadable, parse_meta
 from syncd.sources.file_store.metric_files import MetricReader
 from syncd.sources.file_store.small_files import (
-    SETTLE_NS,
     Problems,
+    is_young,
     list_files,
     read_small,
     reason,
@@ -87,7 +87,7 @@ class SubjectReader:
             changed_ns = os.stat(self.path if missing else path, follow_symlinks=False).st_mtime_ns
         except OSError:
             return
-        if 0 <= self.context.now_ns - changed_ns < SETTLE_NS:
+        if is_young(changed_ns, self.context.now_ns):
             self.outcome = "held"
             return
         self.outcome = "problem"

@@ -47,6 +47,7 @@ class Artifacts:
         self._now_ms = now_ms
         self._active: dict[str, _Active] = {}
         self._walked_all: set[str] = set()
+        self._homes: dict[str, tuple[bool, bool]] = {}  # by location without id, for one full poll
 
     def watched(self) -> list[Path]:
         """Return the directories of the active subjects."""
@@ -65,14 +66,13 @@ class Artifacts:
     def poll_all(self, cursors: Cursors, subjects: Subjects) -> Iterator[Reading]:
         """Walk every stated subject, and name those whose artifacts are not here."""
         kind = subjects.family.kind
+        self._homes.clear()
         missing = _Missing(f"store:missing artifacts of {kind}s", f"{self._database}: artifacts of {kind}s")
         for ids in batches(list(subjects.known(cursors)), PAGE):
             for subject_id, uri in self._reader.locations(subjects.family, ids).items():
                 subject = SubjectKey(kind, subject_id)
-                root = self._resolved(subject_id, uri)
-                yield from missing.reading(
-                    cursors, subject, uri, absent=root is None and not self._at_home(subject, uri)
-                )
+                root, absent = self._place(subject, uri)
+                yield from missing.reading(cursors, subject, uri, absent=absent)
                 if root is not None:
                     yield from self._walk_settled(cursors, subject, root, deep=kind not in self._walked_all)
         yield from missing.summary(cursors)
@@ -114,13 +114,28 @@ class Artifacts:
         if after != (before or b"{}"):
             yield Reading((), {key: after})
 
-    def _at_home(self, subject: SubjectKey, uri: str) -> bool:
-        """Tell whether the directory above the subject's own exists: then it has logged no artifact."""
-        siblings = resolve_artifact_root(
-            uri, beside=None, store_dir=self._database.parent, exists=lambda path: path.parents[1].is_dir()
+    def _place(self, subject: SubjectKey, uri: str) -> tuple[Path | None, bool]:
+        """Return the subject's directory, and whether there should be one that is not here.
+
+        All runs of one experiment share the answer for the directory above their own, so that thousands of runs of
+        another machine cost little.
+        """
+        location = f"{subject.kind} {uri.replace(subject.id, '')}"
+        if location not in self._homes:
+            self._homes[location] = self._siblings_exist(uri), self._at_home(subject, uri)
+        siblings_exist, at_home = self._homes[location]
+        root = self._resolved(subject.id, uri) if siblings_exist else None
+        return root, root is None and not (siblings_exist or at_home)
+
+    def _siblings_exist(self, uri: str) -> bool:
+        """Tell whether the experiment's directory is here."""
+        found = resolve_artifact_root(
+            uri, beside=None, store_dir=self._database.parent, exists=lambda path: path.parent.parent.is_dir()
         )
-        if siblings is not None:
-            return True
+        return found is not None
+
+    def _at_home(self, subject: SubjectKey, uri: str) -> bool:
+        """Tell whether the directory above the experiment's is here: then nothing was logged in it yet."""
         if remote_scheme(uri) or "\\" in uri:
             return False
         path = self._database.parent / uri.removeprefix("file://").removeprefix("file:")

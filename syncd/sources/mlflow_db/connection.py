@@ -36,7 +36,7 @@ FileStamp = tuple[int, int, int]  # inode, size, mtime_ns
 
 MAGIC = b"SQLite format 3\0"
 BUSY_TIMEOUT_S = 0.02
-OPTIMISTIC_ATTEMPTS = 6
+OPTIMISTIC_ATTEMPTS = 12
 PAUSE_S = 0.004  # between attempts: about one commit of a writer
 YOUNG_NS = 100_000_000  # an mtime younger than this may hide another write in the same clock tick
 UNSHARED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}  # the -shm is unreadable, empty or just gone
@@ -93,6 +93,7 @@ class Database:
         self._now_ns = now_ns
         self._pause = pause
         self._was_there = False
+        self._waited_for: FileStamp | None = None  # a journal that did not go away: a long transaction
         self._kept: tuple[Version, sqlite3.Connection] | None = None
         self._copy: tuple[Look, tempfile.TemporaryDirectory[str]] | None = None
 
@@ -124,6 +125,11 @@ class Database:
                 return self._read_wal(look, work)
             elif look.version.wal_mode or (self._copy is not None and self._copy[0] == look):
                 return self._read_copy(look, work)
+            elif look.journal == self._waited_for:
+                break
+        if look.version.wal_mode:  # never without immutable=1: SQLite would create a -wal
+            raise self._error(SourceNotReady, "it changes too fast just now", "it is read again later")
+        self._waited_for = look.journal
         try:
             return self._read_opened("mode=ro", work)
         except _HotJournal:

@@ -1,0 +1,1 @@
+"""Benchmarks: paired ratios in one run (see README.md beside this file)."""

@@ -1,0 +1,87 @@
+"""What the asking commands share: which state directory is meant, whether a daemon runs, times in words."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from syncd.cli.report import duration_text
+from syncd.configuration import find_file, load
+from syncd.errors import ConfigError
+from syncd.journal.report import JournalReport
+from syncd.journal.state_lock import running_pid
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The state directory that is asked about.
+
+    ``pid`` is 0 if no syncd holds it; ``journal_max_bytes`` None if the configuration was not looked at.
+    """
+
+    state_dir: Path
+    pid: int
+    journal_max_bytes: int | None
+    now_ms: int
+    option: str  # what to add to a command that is to ask about the same journal
+
+    def open(self) -> JournalReport | None:
+        """Open the journal for reading; None if there is none. Raises as ``JournalReport.open``."""
+        return JournalReport.open(self.state_dir)
+
+    def ago(self, at_ms: int) -> str:
+        """Return how long ago something was: "3 min 20 s ago"."""
+        return f"{duration_text(max(0, self.now_ms - at_ms) / 1000)} ago"
+
+    def when(self, at_ms: int) -> str:
+        """Return a time with its age: "2026-01-02 03:04:05 UTC (3 min ago)"."""
+        return f"{time_text(at_ms)} ({self.ago(at_ms)})"
+
+    @property
+    def no_journal(self) -> str:
+        """What to say when there is no journal."""
+        return f"there is no journal in {self.state_dir} yet: start `syncd run`, or name the directory with --state-dir"
+
+
+def asked(arguments: argparse.Namespace) -> Asked:
+    """Return what the arguments ask about: ``--state-dir``, else the configuration's.
+
+    Raises:
+        ConfigError: there is no configuration, or it is wrong.
+    """
+    configured = None
+    if arguments.config or not arguments.state_dir:
+        try:
+            configured = load(find_file(arguments.config)).daemon
+        except ConfigError as error:
+            if not error.hint.startswith("examples"):
+                raise
+            raise ConfigError(error.message, hint="name the journal's directory with --state-dir") from error
+    state_dir = Path(arguments.state_dir).absolute() if arguments.state_dir else configured.state_dir  # type: ignore[union-attr]
+    return Asked(
+        state_dir=state_dir,
+        pid=running_pid(state_dir),
+        journal_max_bytes=configured.journal_max_bytes if configured else None,
+        now_ms=time.time_ns() // 1_000_000,
+        option=_option(arguments),
+    )
+
+
+def _option(arguments: argparse.Namespace) -> str:
+    if arguments.state_dir:
+        return f" --state-dir {shlex.quote(arguments.state_dir)}"
+    return f" --config {shlex.quote(arguments.config)}" if arguments.config else ""
+
+
+def time_text(at_ms: int) -> str:
+    """Return a time for people, to the second."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 run", "12,000 points"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,362 @@
+"""A read-only view of a journal, for ``syncd status``, ``runs``, ``explain`` and ``dlq``.
+
+Rules
+-----
+1. The file is opened read-only and no lock of the state directory is taken: a daemon may be writing all the while.
+2. Everything between ``JournalReport.open`` and ``close`` is one snapshot: what is read agrees with itself.
+3. What is returned is frozen and says what the journal holds; what follows from it is the caller's.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from syncd.core.changes import decode_head
+from syncd.core.facts import ExperimentSeen, RunSeen
+from syncd.errors import JournalError
+from syncd.journal.database import FILE_NAME, VERSION, connect, translated
+from syncd.journal.queries import STATEMENTS as SQL
+
+PACE_SPAN_MS = 10_000  # add_pace counts in spans of this length
+PACE_SPANS = 6
+_ALL = {"first": 0, "last": 2**62}
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What a destination has got. ``last_ms`` is 0 before the first delivery."""
+
+    runs: int
+    points: int
+    artifacts: int
+    bytes: int
+    last_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits for a destination from one source; ``oldest_ms`` is when the oldest of it was read."""
+
+    source: str
+    runs: int
+    changes: int
+    points: int
+    artifacts: int
+    bytes: int
+    oldest_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What was delivered on average during the last ``window_s`` seconds (50 to 60)."""
+
+    window_s: float
+    points_per_s: float
+    bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationReport:
+    """A destination. ``state`` is the last that was recorded and ``state_since_ms`` when it was entered.
+
+    ``active`` is false for one that was configured once and is not now.
+    """
+
+    id: int
+    name: str
+    uri: str
+    active: bool
+    state: str
+    state_since_ms: int | None
+    last_error: str
+    last_error_ms: int | None
+    sent: Sent
+    waiting: tuple[Waiting, ...]
+    pace: Pace
+    dead_letters: int
+    overflow: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemReport:
+    """Something in a source that cannot be read as it is."""
+
+    source: str
+    where: str
+    what: str
+    subject_id: int | None
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunOnDestination:
+    """Where a run stands on one destination: what is there, what waits, what was refused. Times are 0 for never."""
+
+    destination_id: int
+    destination: str
+    active: bool
+    remote_id: str
+    points: int
+    artifacts: int
+    bytes: int
+    sent_ms: int
+    note: str
+    changes_waiting: int
+    points_waiting: int
+    artifacts_waiting: int
+    bytes_waiting: int
+    oldest_ms: int | None
+    dead_letters: int
+    overflow: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """A run of a source. ``head`` is None until its source has said what it is."""
+
+    subject_id: int
+    source: str
+    run_id: str
+    head: RunSeen | None
+    experiment: str
+    deleted: bool
+    changed_ms: int
+    destinations: tuple[RunOnDestination, ...]
+
+    @property
+    def name(self) -> str:
+        """The run's name, or ""."""
+        return self.head.name if self.head else ""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingKind:
+    """What waits of one kind of change; ``attempted`` of the changes may have reached the server already."""
+
+    kind: str
+    changes: int
+    items: int
+    bytes: int
+    oldest_ms: int
+    attempted: int
+
+
+@dataclass(frozen=True, slots=True)
+class LetterReport:
+    """A dead letter without its body."""
+
+    id: int
+    destination: str
+    source: str
+    subject_kind: str
+    subject_key: str
+    subject_id: int
+    kind: str
+    items: int
+    size_bytes: int
+    reason: str
+    code: str
+    status: int
+    at_ms: int
+
+
+class JournalReport:
+    """One snapshot of the journal of a state directory. Use ``JournalReport.open`` in a ``with``."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self._path = path
+        self._connection = connection
+        self._connection.row_factory = sqlite3.Row
+
+    @classmethod
+    def open(cls, state_dir: Path) -> JournalReport | None:
+        """Open the journal for reading; None when there is none yet.
+
+        Raises:
+            JournalCorrupt: damaged, or of a newer version.
+            JournalError: it cannot be read, or is of an older version.
+        """
+        path = state_dir / FILE_NAME
+        if not _is_there(path):
+            return None
+        connection = connect(path, read_only=True)
+        with translated("reading", path):
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            connection.execute("BEGIN")
+        if version == VERSION:
+            return cls(path, connection)
+        connection.close()
+        if version == 0:  # it is being created
+            return None
+        raise JournalError(
+            f"its version {version} is older than this syncd's {VERSION}",
+            doing="opening",
+            target=str(path),
+            hint="start this syncd once: it brings the journal up to date",
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def _rows(self, name: str, parameters: Mapping[str, Any] | None = None) -> list[sqlite3.Row]:
+        with translated("reading", self._path):
+            return self._connection.execute(SQL[name], parameters or {}).fetchall()
+
+    # -- the whole -------------------------------------------------------------------------------------------------
+
+    def used_bytes(self) -> int:
+        """Return the bytes in use inside the journal's file."""
+        with translated("measuring", self._path):
+            pages, free, size = (
+                self._connection.execute(f"PRAGMA {name}").fetchone()[0]
+                for name in ("page_count", "freelist_count", "page_size")
+            )
+        return int((pages - free) * size)
+
+    def free_disk_bytes(self) -> int:
+        """Return the bytes that are free on the journal's file system."""
+        return shutil.disk_usage(self._path.parent).free
+
+    def set_aside(self) -> list[Path]:
+        """Return the journals that could not be used and were put aside."""
+        found = self._path.parent.glob(f"{self._path.name}.unusable-*Z")
+        return sorted(found)
+
+    def destinations(self, now_ms: int) -> list[DestinationReport]:
+        """Return every destination that is configured, and those that once were and have something outstanding."""
+        found = [self._destination(row, now_ms) for row in self._rows("destinations")]
+        return [one for one in found if one.active or one.waiting or one.dead_letters]
+
+    def _destination(self, row: sqlite3.Row, now_ms: int) -> DestinationReport:
+        key = {"destination_id": row["id"]}
+        return DestinationReport(
+            id=row["id"],
+            name=row["name"],
+            uri=row["uri"],
+            active=bool(row["active"]),
+            state=row["state"],
+            state_since_ms=row["last_success_ms"] if row["state"] == "up" else row["last_error_ms"],
+            last_error=row["last_error"],
+            last_error_ms=row["last_error_ms"],
+            sent=Sent(**dict(self._rows("sent", key)[0])),
+            waiting=tuple(Waiting(**dict(one)) for one in self._rows("waiting", key)),
+            pace=self._pace(row["id"], now_ms),
+            dead_letters=self._rows("dead_letter_count", key)[0][0],
+            overflow=self._rows("overflow_count", key)[0][0],
+        )
+
+    def _pace(self, destination_id: int, now_ms: int) -> Pace:
+        since_ms = now_ms - now_ms % PACE_SPAN_MS - (PACE_SPANS - 1) * PACE_SPAN_MS
+        window_s = (now_ms - since_ms) / 1000
+        parameters = {"destination_id": destination_id, "since_ms": since_ms, "now_ms": now_ms}
+        points, size_bytes = self._rows("pace", parameters)[0]
+        return Pace(window_s, points / window_s, size_bytes / window_s)
+
+    def problems(self) -> list[ProblemReport]:
+        """Return what in the sources cannot be read as it is."""
+        return [ProblemReport(*row) for row in self._rows("problems")]
+
+    # -- runs ------------------------------------------------------------------------------------------------------
+
+    def runs(self, subject_id: int | None = None) -> Iterator[RunReport]:
+        """Yield all runs, or one, in the order in which they were found."""
+        wanted = _ALL if subject_id is None else {"first": subject_id, "last": subject_id}
+        destinations = {row["id"]: row for row in self._rows("destinations")}
+        experiments = dict(self._experiments())
+        stands: dict[int, list[RunOnDestination]] = defaultdict(list)
+        for row in self._rows("runs", wanted):
+            stands[row["id"]].append(_stand(row, destinations[row["destination_id"]]))
+        for row in self._rows("run_heads", wanted):
+            head = decode_head(row["head"]) if row["head"] is not None else None
+            assert head is None or isinstance(head, RunSeen)
+            yield RunReport(
+                subject_id=row["id"],
+                source=row["source"],
+                run_id=row["key"],
+                head=head,
+                experiment=experiments.get(row["experiment_id"], ""),
+                deleted=bool(row["deleted"]),
+                changed_ms=row["changed_ms"],
+                destinations=tuple(stands[row["id"]]),
+            )
+
+    def _experiments(self) -> Iterator[tuple[int, str]]:
+        for row in self._rows("experiments"):
+            head = decode_head(row["head"]) if row["head"] is not None else None
+            yield row["id"], head.name if isinstance(head, ExperimentSeen) else ""
+
+    def find_runs(self, text: str) -> list[int]:
+        """Return the subject ids of the runs that ``text`` names.
+
+        A whole id (of the source or of a destination) or a whole name comes before the beginning of an id.
+        """
+        whole: dict[int, None] = {}
+        begun: dict[int, None] = {}
+        for row in self._rows("run_heads", _ALL):
+            if row["key"] == text or (row["head"] is not None and decode_head(row["head"]).name == text):
+                whole[row["id"]] = None
+            elif row["key"].startswith(text):
+                begun[row["id"]] = None
+        for row in self._rows("runs_by_remote_id", {"id": text}):
+            (whole if row["remote_id"] == text else begun)[row["subject_id"]] = None
+        return sorted(whole or begun)
+
+    def waiting_kinds(self, destination_id: int, subject_id: int) -> list[WaitingKind]:
+        """Return what waits of one subject for one destination."""
+        key = {"destination_id": destination_id, "subject_id": subject_id}
+        return [WaitingKind(**dict(row)) for row in self._rows("waiting_kinds", key)]
+
+    def waiting_bodies(self, destination_id: int, subject_id: int, section: int, most: int) -> list[bytes]:
+        """Return the bodies of what waits of one section, at most ``most`` of them."""
+        key = {"destination_id": destination_id, "subject_id": subject_id, "section": section}
+        return [row["body"] for row in self._rows("pending", {**key, "after": 0, "limit": most})]
+
+    def remote_experiment(self, destination_id: int, subject_id: int) -> str:
+        """Return the id on a destination of a run's experiment, or ""."""
+        rows = self._rows("remote_experiment", {"destination_id": destination_id, "subject_id": subject_id})
+        return str(rows[0][0]) if rows else ""
+
+    def overflow_entries(self, destination_id: int, subject_id: int) -> list[tuple[str, str]]:
+        """Return what is kept in overflow of one subject: (section, key)."""
+        key = {"destination_id": destination_id, "subject_id": subject_id}
+        return [(row["section"], row["key"]) for row in self._rows("overflow_entries", key)]
+
+    # -- dead letters ----------------------------------------------------------------------------------------------
+
+    def letters(self, subject_id: int | None = None) -> list[LetterReport]:
+        """Return all dead letters, or those of one subject."""
+        return [LetterReport(**dict(row)) for row in self._rows("dead_letters", {"subject_id": subject_id})]
+
+    def letter_body(self, letter_id: int) -> bytes:
+        """Return what a dead letter carries."""
+        rows = self._rows("dead_letter_body", {"id": letter_id})
+        return bytes(rows[0][0])
+
+
+def _stand(row: sqlite3.Row, destination: sqlite3.Row) -> RunOnDestination:
+    values = dict(row)
+    del values["id"]
+    values["remote_id"] = values["remote_id"] or ""
+    return RunOnDestination(**values, destination=destination["name"], active=bool(destination["active"]))
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as exc:
+        raise JournalError(
+            exc.strerror or str(exc), doing="reading", target=str(path), hint="run this as the user that runs syncd"
+        ) from exc

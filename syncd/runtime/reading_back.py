@@ -1,0 +1,151 @@
+"""Reading a destination back for ``verify``: a few requests at a time, each tried again for a while when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from syncd.core import source_tags
+from syncd.core.compare import point_identity
+from syncd.destinations.base import (
+    Destination,
+    DestinationReader,
+    RemoteExperiment,
+    RemoteModel,
+    RemoteRun,
+    RemoteSubject,
+    ServerFacts,
+)
+from syncd.errors import AuthFailed, Rejected, Transient
+from syncd.runtime.point_sort import PointSort
+
+T = TypeVar("T")
+
+IN_FLIGHT = 8
+DOCUMENT_MAX_BYTES = 256 << 20
+_BACKOFF = wait_random_exponential(multiplier=0.5, max=10)
+
+
+class ReadBack:
+    """One destination, for reading. ``tries`` is how often a request is made before its error counts.
+
+    Raises, beside what each method says: Transient or AuthFailed when the destination stays out of reach, Rejected when
+    it refuses to tell.
+    """
+
+    def __init__(self, destination: Destination, reader: DestinationReader, *, folder: Path, tries: int = 6) -> None:
+        self._destination = destination
+        self._reader = reader
+        self._folder = folder
+        self._tries = tries
+        self._slots = asyncio.Semaphore(IN_FLIGHT)
+
+    async def _ask(self, call: Callable[[], Awaitable[T]]) -> T:
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(self._tries),
+            wait=_wait,
+            retry=retry_if_exception_type((Transient, AuthFailed)),
+            reraise=True,
+        )
+        async for attempt in retrying:
+            with attempt:
+                async with self._slots:
+                    return await call()
+        raise AssertionError("tenacity reraises the last error")
+
+    async def probe(self) -> ServerFacts:
+        """Reach the server and learn its abilities."""
+        return await self._ask(self._destination.probe)
+
+    async def experiments(self) -> Mapping[str, RemoteExperiment]:
+        """Return the active experiments by name."""
+        return await self._ask(self._reader.experiments)
+
+    async def runs(self, experiment_id: str, source_run_id: str) -> Sequence[RemoteRun]:
+        """Return the active runs of that experiment that carry that source run id."""
+        return await self._ask(lambda: self._reader.runs_by_source(experiment_id, source_run_id))
+
+    async def run(self, run_id: str) -> RemoteRun:
+        """Return one run."""
+        return await self._ask(lambda: self._reader.run(run_id))
+
+    async def models(self, experiment_id: str, source_model_id: str) -> Sequence[RemoteModel]:
+        """Return the models of that experiment that carry that source model id."""
+        return await self._ask(lambda: self._reader.models_by_source(experiment_id, source_model_id))
+
+    async def history(self, run_id: str, key: str) -> PointSort:
+        """Return all points of that key; the caller closes what is returned."""
+
+        async def read() -> PointSort:
+            points = PointSort(self._folder)
+            try:
+                async for value, timestamp_ms, step in self._reader.history(run_id, key):
+                    points.add(point_identity(value, timestamp_ms, step))
+            except BaseException:
+                points.close()
+                raise
+            return points
+
+        return await self._ask(read)
+
+    async def files(self, subject: RemoteSubject) -> dict[str, int | None]:
+        """Return the size of each file of that run or model by its path."""
+
+        async def read() -> dict[str, int | None]:
+            return {file.path: file.size_bytes async for file in self._reader.files(subject)}
+
+        return await self._ask(read)
+
+    async def digest(self, subject: RemoteSubject, path: str) -> tuple[int, str]:
+        """Return the number of bytes of a file and their SHA-256."""
+        return await self._ask(lambda: digest_of(self._reader.content(subject, path)))
+
+    async def document(self, subject: RemoteSubject, section: str) -> dict[str, str]:
+        """Return an overflow document.
+
+        Raises:
+            Rejected: it cannot be understood.
+        """
+        path = f"{source_tags.OVERFLOW_FOLDER}/{section}.json"
+
+        async def read() -> bytes:
+            content = bytearray()
+            async for piece in self._reader.content(subject, path):
+                content += piece
+                if len(content) > DOCUMENT_MAX_BYTES:
+                    raise Rejected("it is too large to be an overflow document", doing="reading", target=path)
+            return bytes(content)
+
+        return _parsed(await self._ask(read), path)
+
+
+async def digest_of(pieces: AsyncIterator[bytes]) -> tuple[int, str]:
+    """Return the number of bytes and their SHA-256."""
+    digest, size_bytes = hashlib.sha256(), 0
+    async for piece in pieces:
+        digest.update(piece)
+        size_bytes += len(piece)
+    return size_bytes, digest.hexdigest()
+
+
+def _parsed(content: bytes, path: str) -> dict[str, str]:
+    try:
+        document: Any = json.loads(content.decode("utf-8", "surrogatepass"))
+    except ValueError as exc:
+        raise Rejected(f"it is no JSON: {exc}", doing="reading", target=path) from exc
+    if not isinstance(document, dict) or not all(isinstance(value, str) for value in document.values()):
+        raise Rejected("it is no JSON object of texts", doing="reading", target=path)
+    return document
+
+
+def _wait(state: RetryCallState) -> float:
+    """Return how long to wait before the next try: the server's wish, or full jitter."""
+    error = state.outcome.exception() if state.outcome else None
+    wished_s = error.retry_after_s if isinstance(error, Transient) else None
+    return max(min(wished_s or 0.0, 30.0), _BACKOFF(state))

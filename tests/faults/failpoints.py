@@ -1,0 +1,162 @@
+"""Named failpoints: run ``syncd`` and kill it with SIGKILL exactly before or after a step.
+
+    python -m tests.faults.failpoints NAME[:NTH] -- sync STORE --to URI …
+
+The production code knows nothing of this: the module wraps methods in its own process and then runs the command line.
+``NAME`` is ``<step>:before`` or ``<step>:after``; at the ``NTH`` time it is reached (1 by default) the process ends as
+by ``kill -9``. ``python -m tests.faults.failpoints --list`` prints all names.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from syncd.core.requests import LogBatch
+from syncd.journal.journal import Journal
+
+# step -> "module:Class.method" or "module:function". Every one is killed before and after.
+STEPS = {
+    "journal.register_source": "syncd.journal.journal:Journal.register_source",
+    "journal.register_destinations": "syncd.journal.journal:Journal.register_destinations",
+    "journal.commit": "syncd.journal.journal:Journal.commit",
+    "journal.commit inside": "syncd.journal.journal:_Intake.add",
+    "journal.destination_up": "syncd.journal.journal:Journal.destination_up",
+    "journal.bind": "syncd.journal.journal:Journal.bind",
+    "journal.mark_checked": "syncd.journal.journal:Journal.mark_checked",
+    "journal.put_overflow": "syncd.journal.journal:Journal.put_overflow",
+    "journal.settle": "syncd.journal.journal:Journal.settle",
+    "journal.close": "syncd.journal.journal:Journal.close",
+    "source.poll": "syncd.sources.mlflow_db.source:MlflowDbSource.poll",
+    "destination.probe": "syncd.destinations.mlflow_server:MlflowServer.probe",
+    "destination.ensure_experiment": "syncd.destinations.mlflow_server:MlflowServer.ensure_experiment",
+    "destination.find": "syncd.destinations.mlflow_server:MlflowServer.find",
+    "destination.create": "syncd.destinations.mlflow_server:MlflowServer.create",
+    "destination.upload": "syncd.destinations.mlflow_server:MlflowServer.upload",
+    "artifact.pieces": "syncd.destinations.local_upload:LocalUpload.pieces",
+    "rest.answer head": "syncd.destinations.mlflow_rest:MlflowRest._sent",
+}
+# Only on a store that appends.
+APPENDING_STEPS = {"journal.mark_attempted": "syncd.journal.journal:Journal.mark_attempted"}
+# Steps of ``MlflowServer.send`` by what is sent.
+REQUESTS = (
+    "LogBatch of values",
+    "LogBatch of points",
+    "LogInputs",
+    "LogOutputs",
+    "UpdateRun",
+    "SetExperimentTags",
+    "SetModelTags",
+    "FinalizeModel",
+)
+SEND = "syncd.destinations.mlflow_server:MlflowServer.send"
+
+
+def names(*, appending: bool = False) -> list[str]:
+    """Return every failpoint."""
+    steps = [*STEPS, *(f"send {request}" for request in REQUESTS), *(APPENDING_STEPS if appending else ())]
+    return [f"{step}:{when}" for step in steps for when in ("before", "after")]
+
+
+class Failpoint:
+    """Kills the process at its ``nth`` hit."""
+
+    def __init__(self, name: str) -> None:
+        self.step, self.when, *nth = name.split(":")
+        self._left = int(nth[0]) if nth else 1
+
+    def reach(self, when: str) -> None:
+        if when == self.when:
+            self._left -= 1
+            if self._left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def install(self) -> None:
+        if self.step.startswith("send "):
+            wanted = self.step.removeprefix("send ")
+            _wrap(SEND, self, lambda arguments: _request_name(arguments[1]) == wanted)
+        else:
+            _wrap({**STEPS, **APPENDING_STEPS}[self.step], self, lambda arguments: True)
+
+
+def _request_name(request: object) -> str:
+    name = type(request).__name__
+    if isinstance(request, LogBatch):
+        return f"{name} of points" if request.lines else f"{name} of values"
+    return name
+
+
+def _wrap(place: str, failpoint: Failpoint, applies: Callable[[tuple[Any, ...]], bool]) -> None:
+    module_name, _, path = place.partition(":")
+    holder: Any = importlib.import_module(module_name)
+    *holders, name = path.split(".")
+    for step in holders:
+        holder = getattr(holder, step)
+    setattr(holder, name, _wrapped(getattr(holder, name), failpoint, applies))
+
+
+def _wrapped(method: Any, failpoint: Failpoint, applies: Callable[[tuple[Any, ...]], bool]) -> Any:
+    """Return the method with the failpoint around it; of a generator, around each item that it hands out."""
+
+    @functools.wraps(method)
+    def plain(*arguments: Any, **options: Any) -> Any:
+        if not applies(arguments):
+            return method(*arguments, **options)
+        failpoint.reach("before")
+        result = method(*arguments, **options)
+        failpoint.reach("after")
+        return result
+
+    @functools.wraps(method)
+    async def awaited(*arguments: Any, **options: Any) -> Any:
+        if not applies(arguments):
+            return await method(*arguments, **options)
+        failpoint.reach("before")
+        result = await method(*arguments, **options)
+        failpoint.reach("after")
+        return result
+
+    @functools.wraps(method)
+    def generated(*arguments: Any, **options: Any) -> Any:
+        for item in method(*arguments, **options):
+            failpoint.reach("before")
+            yield item
+            failpoint.reach("after")  # the reading has been committed, or will be with the next ones
+
+    @functools.wraps(method)
+    async def streamed(*arguments: Any, **options: Any) -> Any:
+        async for item in method(*arguments, **options):
+            failpoint.reach("before")
+            yield item
+            failpoint.reach("after")
+
+    if inspect.isasyncgenfunction(method):
+        return streamed
+    if inspect.isgeneratorfunction(method):
+        return generated
+    return awaited if inspect.iscoroutinefunction(method) else plain
+
+
+def main(argv: list[str]) -> int:
+    """Install the failpoint and run the command."""
+    if argv == ["--list"]:
+        print("\n".join(names(appending=True)))
+        return 0
+    name, separator, *command = argv
+    assert separator == "--"
+    # A wrapped method must not be one that was already taken as a value: Journal's are taken when they are called.
+    assert Journal.commit.__module__ == "syncd.journal.journal"
+    Failpoint(name).install()
+    from syncd.cli.main import main as run
+
+    return run(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
