@@ -124,13 +124,21 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def quarantine(path: Path, stamp: str) -> Path:
-    """Move a journal that cannot be used beside itself, with its -wal; nothing is deleted. Return its new name."""
-    kept = path.with_name(f"{path.name}.unusable-{stamp}")
-    for suffix in ("", "-wal", "-shm"):
+    """Move a journal that cannot be used beside itself, with its -wal; nothing is deleted. Return its new name.
+
+    The -wal goes first: beside a new journal, SQLite would take it for that journal's own.
+    """
+    kept = _free_name(path.with_name(f"{path.name}.unusable-{stamp}"))
+    for suffix in ("-wal", "-shm", ""):
         part = path.with_name(path.name + suffix)
         if part.exists():
             part.rename(kept.with_name(kept.name + suffix))
     return kept
+
+
+def _free_name(path: Path) -> Path:
+    names = (path, *(path.with_name(f"{path.name}.{number}") for number in range(2, 1000)))
+    return next(name for name in names if not (name.exists() or name.with_name(f"{name.name}-wal").exists()))
 
 
 class Reserve:

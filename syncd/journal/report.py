@@ -232,8 +232,8 @@ class JournalReport:
 
     def set_aside(self) -> list[Path]:
         """Return the journals that could not be used and were put aside."""
-        found = self._path.parent.glob(f"{self._path.name}.unusable-*Z")
-        return sorted(found)
+        found = self._path.parent.glob(f"{self._path.name}.unusable-*")
+        return sorted(path for path in found if not path.name.endswith(("-wal", "-shm")))
 
     def destinations(self, now_ms: int) -> list[DestinationReport]:
         """Return every destination that is configured, and those that once were and have something outstanding."""

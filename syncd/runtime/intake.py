@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -19,7 +19,7 @@ from syncd.core.facts import MetricsLogged, Reading
 from syncd.errors import JournalError, JournalFull, SourceError, SourceNotReady
 from syncd.journal.journal import Journal
 from syncd.runtime.watcher import Watcher
-from syncd.sources.base import StoreSource
+from syncd.sources.base import Cursors, StoreSource
 
 log = structlog.get_logger(__name__)
 
@@ -158,7 +158,7 @@ class Intake:
             self._look_wholly.set()
         except JournalError:
             raise
-        except Exception as exc:  # noqa: BLE001 - a task's boundary: recorded; the other sources go on
+        except Exception as exc:
             self.error = f"{type(exc).__name__}: {exc}"
             log.exception("reading failed unexpectedly; it is tried again", source=self.name)
             await asyncio.sleep(FAULT_RETRY_S)
@@ -188,7 +188,7 @@ class Intake:
     # -- in the source's thread ------------------------------------------------------------------------------------
 
     def _poll(self, loop: asyncio.AbstractEventLoop, full: bool, changed: Collection[str]) -> None:
-        cursors = self._journal.cursors(self.source_id, self._audience)
+        cursors = GroupCursors(self._journal.cursors(self.source_id, self._audience))
         group: list[Reading] = []
         size_bytes = 0
         begun_s = time.monotonic()
@@ -196,9 +196,11 @@ class Intake:
             if self._stop.is_set():
                 raise Stopped("told to stop")
             group.append(reading)
+            cursors.add(reading)
             size_bytes += _cost_bytes(reading)
             if size_bytes >= GROUP_BYTES or time.monotonic() - begun_s >= GROUP_S:
                 self._commit(loop, group)
+                cursors.clear()
                 group, size_bytes, begun_s = [], 0, time.monotonic()
         if group:
             self._commit(loop, group)
@@ -228,6 +230,36 @@ class Intake:
         self.paused = why
         if self._stop.wait(seconds):
             raise Stopped(why)
+
+
+class GroupCursors:
+    """Committed cursors, with those of the group that is about to be committed laid over them.
+
+    So a source that goes on reading sees the cursors of all that it has stated. Should the commit fail, the source
+    is opened anew and begins from what is committed.
+    """
+
+    def __init__(self, committed: Cursors) -> None:
+        self._committed = committed
+        self._group: dict[str, bytes | None] = {}
+
+    def add(self, reading: Reading) -> None:
+        """Lay a reading's cursors over."""
+        self._group.update(reading.cursors)
+
+    def clear(self) -> None:
+        """Forget the group: it is committed."""
+        self._group.clear()
+
+    def load(self, key: str) -> bytes | None:
+        """Return the cursor of that key, or None."""
+        return self._group[key] if key in self._group else self._committed.load(key)
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Yield the keys that start with ``prefix``, in order."""
+        keys = {key for key in self._committed.keys(prefix) if key not in self._group}
+        keys |= {key for key, value in self._group.items() if value is not None and key.startswith(prefix)}
+        yield from sorted(keys)
 
 
 def _cost_bytes(reading: Reading) -> int:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from syncd.core import source_tags
 from syncd.core.compare import point_identity
@@ -28,6 +28,8 @@ from syncd.runtime.point_sort import PointSort
 T = TypeVar("T")
 
 IN_FLIGHT = 8
+# A 500 is more often this very object's than the server's.
+FAULT_TRIES = 3
 DOCUMENT_MAX_BYTES = 256 << 20
 _BACKOFF = wait_random_exponential(multiplier=0.5, max=10)
 
@@ -36,7 +38,7 @@ class ReadBack:
     """One destination, for reading. ``tries`` is how often a request is made before its error counts.
 
     Raises, beside what each method says: Transient or AuthFailed when the destination stays out of reach, Rejected when
-    it refuses to tell.
+    it refuses to tell, or keeps failing over this one question while it answers others.
     """
 
     def __init__(self, destination: Destination, reader: DestinationReader, *, folder: Path, tries: int = 6) -> None:
@@ -47,11 +49,20 @@ class ReadBack:
         self._slots = asyncio.Semaphore(IN_FLIGHT)
 
     async def _ask(self, call: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await self._ask_patiently(call)
+        except Transient as error:
+            if not error.server_fault:
+                raise
+            await self._ask_patiently(self._destination.probe)  # is the server itself out of order?
+            message = f"the server keeps failing over it: {error.message}"
+            raise Rejected(
+                message, code="INTERNAL_ERROR", status=500, doing=error.doing, target=error.target
+            ) from error
+
+    async def _ask_patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         retrying = AsyncRetrying(
-            stop=stop_after_attempt(self._tries),
-            wait=_wait,
-            retry=retry_if_exception_type((Transient, AuthFailed)),
-            reraise=True,
+            stop=self._is_enough, wait=_wait, retry=retry_if_exception_type((Transient, AuthFailed)), reraise=True
         )
         async for attempt in retrying:
             with attempt:
@@ -59,9 +70,14 @@ class ReadBack:
                     return await call()
         raise AssertionError("tenacity reraises the last error")
 
+    def _is_enough(self, state: RetryCallState) -> bool:
+        error = state.outcome.exception() if state.outcome else None
+        is_fault = isinstance(error, Transient) and error.server_fault
+        return state.attempt_number >= (min(FAULT_TRIES, self._tries) if is_fault else self._tries)
+
     async def probe(self) -> ServerFacts:
         """Reach the server and learn its abilities."""
-        return await self._ask(self._destination.probe)
+        return await self._ask_patiently(self._destination.probe)
 
     async def experiments(self) -> Mapping[str, RemoteExperiment]:
         """Return the active experiments by name."""

@@ -223,7 +223,10 @@ class Verification:
             nonlocal done
             spooled = await asyncio.to_thread(self._spool.subject, number)
             findings = found[number] = _Findings(self._place(spooled))
-            await compare(spooled, findings)
+            try:
+                await compare(spooled, findings)
+            except Rejected as error:
+                findings.differences.append(Difference("unreadable", findings.place.subject, detail=str(error)))
             done += 1
             self._watch(step, done, len(numbers))
 
@@ -313,10 +316,7 @@ class Verification:
         return await self._back.run(runs[0].id)
 
     async def _runs_in(self, experiment: RemoteExperiment | None, key: str) -> list[RemoteRun]:
-        try:
-            runs = await self._back.runs(experiment.id, key) if experiment else []
-        except Rejected:  # an id that cannot be searched for: it cannot have been found by the uploader either
-            return []
+        runs = await self._back.runs(experiment.id, key) if experiment else []
         active = [run for run in runs if run.lifecycle_stage == "active"]
         self._run_sources.update((run.id, key) for run in active)
         return active
@@ -329,7 +329,10 @@ class Verification:
         found: list[str] = []
 
         async def look(experiment: RemoteExperiment) -> None:
-            runs = await self._runs_in(experiment, key)
+            try:
+                runs = await self._runs_in(experiment, key)
+            except Rejected:  # of another experiment nothing is claimed
+                return
             found.extend(f"{run.id} in experiment {experiment.name!r}" for run in runs)
 
         others = [experiment for experiment in self._experiments.values() if experiment is not but]
@@ -455,10 +458,7 @@ class Verification:
         self, spooled: Spooled, experiment: RemoteExperiment | None, findings: _Findings
     ) -> RemoteModel | None:
         key = spooled.head.subject.id
-        try:
-            models = await self._back.models(experiment.id, key) if experiment else []
-        except Rejected:
-            models = []
+        models = await self._back.models(experiment.id, key) if experiment else []
         if not models:
             detail = "" if self._server.logged_models else "this server has no logged models (they came with MLflow 3)"
             findings.differences.append(Difference("missing", "model", "", self._experiment_of(spooled), detail=detail))

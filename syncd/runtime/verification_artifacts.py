@@ -11,7 +11,7 @@ from syncd.core import source_tags
 from syncd.core.compare import Difference, Note, Place, compare_paths
 from syncd.core.facts import ArtifactSeen
 from syncd.destinations.base import RemoteSubject
-from syncd.errors import ArtifactChanged, ArtifactMissing, Rejected, Transient
+from syncd.errors import ArtifactChanged, ArtifactMissing, Rejected
 from syncd.runtime.assembly import open_artifact
 from syncd.runtime.reading_back import ReadBack, digest_of
 
@@ -118,11 +118,6 @@ class ArtifactVerification:
             if not self._served and not error.status:
                 found.notes.append(Note("artifact", artifact.path, f"only its size was compared: {error.message}"))
                 return []
-            return [Difference("unreadable", "artifact", artifact.path, detail=str(error))]
-        except Transient as error:
-            if not error.server_fault:
-                raise
-            await self._back.run(subject.id) if place.subject == "run" else await self._back.probe()  # is it up?
             return [Difference("unreadable", "artifact", artifact.path, detail=str(error))]
         found.size_bytes += ours[0]
         if ours == theirs:

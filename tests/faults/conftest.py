@@ -54,6 +54,12 @@ class Case:
         )
 
 
+    def check(self, **lost: object) -> None:
+        """Hold the destination against the source."""
+        found = self.differences(**lost)
+        assert not found, "\n".join(found)
+
+
 _numbers = itertools.count()
 
 

@@ -104,7 +104,7 @@ def _read_database(db: sqlite3.Connection, experiment: str, artifacts: Path | No
             row["name"],
             row["status"],
             row["start_time"],
-            row["end_time"],
+            row["end_time"] or None,  # a server unsets an end with a 0
             _folder(row["artifact_uri"], artifacts),
         )
         for row in db.execute("SELECT * FROM runs WHERE experiment_id = ? AND lifecycle_stage = 'active'", (found[0],))

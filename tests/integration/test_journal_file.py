@@ -323,12 +323,7 @@ def test_a_full_disk_refuses_intake_whole_and_still_lets_deliveries_be_recorded(
     there = journal.register_destinations({"a": "http://a"})["a"]
     commit(journal, source, there.audience, experiment(), head(1))
     run = run_id(journal, source, 1)
-    committed = 0
-    with pytest.raises(JournalFull, match="free space"):
-        for number in range(1000):
-            steps = range(number * 1000, number * 1000 + 1000)
-            commit(journal, source, there.audience, points(1, steps), **{"r/metrics": str(number).encode()})
-            committed = number + 1
+    committed = commit_until_full(journal, source, there.audience)
     assert committed > 3
     assert journal.cursors(source, there.audience).load("r/metrics") == str(committed - 1).encode()
     assert journal.sums(there.id)["points_waiting"] == committed * 1000
@@ -344,6 +339,17 @@ def test_a_full_disk_refuses_intake_whole_and_still_lets_deliveries_be_recorded(
     assert again.rebuilt_from is None
     assert again.sums(there.id)["points_waiting"] == 1
     again.close()
+
+
+def commit_until_full(journal: Journal, source: int, audience: int) -> int:
+    for number in range(1000):
+        facts = points(1, range(number * 1000, number * 1000 + 1000))
+        try:
+            commit(journal, source, audience, facts, **{"r/metrics": str(number).encode()})
+        except JournalFull as error:
+            assert "free space" in str(error)
+            return number
+    return pytest.fail("the disk never became full")
 
 
 def settle_patiently(journal: Journal, destination_id: int, run: int, seq: int) -> None:
