@@ -34,8 +34,8 @@ _DIFFERENCES = 4  # the exit code of `syncd verify`
 _MEANING = {0: "both sides are equal", _DIFFERENCES: "they differ"}
 
 
-def run_demo(root: Path, *, stay: bool) -> bool:
-    """Run the demo in the folder ``root``; return whether both sides are equal in the end.
+def run_demo(root: Path, *, stay: bool) -> int:
+    """Run the demo in the folder ``root``; return the exit code of its ``syncd verify``.
 
     Args:
         root: the folder; see ``prepare``.
@@ -73,7 +73,7 @@ class _Demo:
         self._begun_s = time.monotonic()
         self._seen = Snapshot()
 
-    def run(self, *, stay: bool) -> bool:
+    def run(self, *, stay: bool) -> int:
         self._say("starting a local `mlflow server`; this takes ten seconds or more on a slow machine")
         server = Server.start(self._processes, self._folder)
         self._say(f"the tracking server answers at {server.url}")
@@ -86,12 +86,12 @@ class _Demo:
         ]
         self._follow(server, daemon, trainings)
         self._await_delivery(server, daemon, trainings)
-        equal = self._verify(server, daemon)
+        code = self._verify(server, daemon)
         self._say_where_to_look(server, stay=stay)
         if stay:
             _wait_for_interrupt([server.process, daemon])
             self._say("stopping")
-        return equal
+        return code
 
     def _start(self, name: str, log: str, module: str, *arguments: str, below: str = "") -> Process:
         command = [sys.executable, "-m", module, *arguments]
@@ -140,7 +140,7 @@ class _Demo:
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
-    def _verify(self, server: Server, daemon: Process) -> bool:
+    def _verify(self, server: Server, daemon: Process) -> int:
         """Compare both sides, for as long as something may still be on its way (a file just written is held back)."""
         arguments = ["verify", str(self._folder.file_store), str(self._folder.database), "--against", server.url]
         self._say(f"comparing both sides: syncd {' '.join(arguments)}")
@@ -154,7 +154,7 @@ class _Demo:
         for line in (answer.stdout + answer.stderr).splitlines():
             self._say(f"  {line}")
         self._say(f"syncd verify ends with code {answer.returncode}: {_MEANING.get(answer.returncode, 'it failed')}")
-        return answer.returncode == 0
+        return answer.returncode
 
     def _ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(  # noqa: S603 - the demo's own command

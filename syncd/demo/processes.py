@@ -15,6 +15,7 @@ from syncd.demo.folder import DemoFailed
 
 _STOP_TIMEOUT_S = 15.0
 _LOG_LINES = 15
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _SETTINGS = {
     "MLFLOW_ALLOW_FILE_STORE": "true",
@@ -71,20 +72,22 @@ class Processes:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
         self._started: list[Process] = []
+        self._handlers = {number: signal.getsignal(number) for number in _ENDING}
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in _ENDING:
             signal.signal(number, _interrupt)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # the demo is ending already
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_IGN)  # it is ending already
         for process in reversed(self._started):
             process.stop()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def start(self, name: str, command: Sequence[str], *, folder: Path, log: Path) -> Process:
         """Start a process in ``folder`` that writes to ``log``. A terminal's Ctrl-C does not reach it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -116,10 +116,10 @@ class Destination(Protocol):
         """Return the experiment of that name, created if it was missing. Rejected if it is deleted there."""
         ...
 
-    async def find(self, kind: str, experiment_id: str, source_id: str) -> RemoteSubject | None:
-        """Return the run or model ("run", "model") whose source tag is ``source_id``, or None.
+    async def find(self, kind: str, experiment_id: str, source_ids: Collection[str]) -> Mapping[str, RemoteSubject]:
+        """Return, by source id, the runs or models ("run", "model") that carry one of these source tags.
 
-        If several exist (a race of two daemons), all sides choose the same one.
+        If several exist of one source (a race of two daemons), all sides choose the same one.
         """
         ...
 

@@ -18,7 +18,15 @@ from urllib.parse import quote, unquote, urlsplit
 from syncd.destinations.base import RemoteSubject, Upload
 from syncd.destinations.mlflow_errors import NotMlflow, Unsupported
 from syncd.destinations.mlflow_rest import MlflowRest, encode_json
-from syncd.errors import ArtifactChanged, ArtifactMissing, AuthFailed, DestinationError, Rejected, Transient
+from syncd.errors import (
+    ArtifactChanged,
+    ArtifactMissing,
+    AuthFailed,
+    DestinationError,
+    NameNotHeld,
+    Rejected,
+    Transient,
+)
 
 PROXY: Final = "/api/2.0/mlflow-artifacts"
 MULTIPART_MAX_PARTS: Final = 10_000  # of S3, checked 2026-11
@@ -109,7 +117,7 @@ class ArtifactUploads:
         """Store one artifact. Rejected names why a name cannot be held, or that artifacts are not served."""
         reason = unholdable(artifact.path)
         if reason:
-            raise Rejected(
+            raise NameNotHeld(
                 f"an MLflow server cannot store this name as it is: {reason}",
                 code="UNHOLDABLE_NAME",
                 doing="uploading",

@@ -11,7 +11,7 @@ Rules
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -48,9 +48,11 @@ from syncd.destinations.mlflow_wire import (
     part,
     runs_with_tag,
     server_version,
+    tagged_runs,
 )
 from syncd.errors import Rejected, SubjectGone, Transient
 
+SEARCHED_SINGLY: Final = 8
 _CONFLICT: Final = re.compile(r"UNIQUE constraint|IntegrityError|duplicate key|Duplicate entry", re.IGNORECASE)
 _TOUCHY: Final = re.compile(rb'"(?:NaN|-?Infinity)"|e\+?308')
 
@@ -163,13 +165,36 @@ class MlflowServer:
 
     # -- runs and models -----------------------------------------------------------------------------------------
 
-    async def find(self, kind: str, experiment_id: str, source_id: str) -> RemoteSubject | None:
-        """Return the run or model whose source tag is ``source_id``; of several, the one with the smallest id."""
+    async def find(self, kind: str, experiment_id: str, source_ids: Collection[str]) -> Mapping[str, RemoteSubject]:
+        """Return the runs or models by their source tag; of several, the one with the smallest id.
+
+        Few are searched for one by one. For many, all of the experiment are listed: a search costs 10 ms on an SQL
+        store and a second on a FileStore of 1,000 runs, listing 1,000 runs about a second on either (2026-11).
+        """
+        if kind == "run" and len(source_ids) > SEARCHED_SINGLY:
+            return await self._find_among_all(experiment_id, frozenset(source_ids))
+        found = {}
+        for source_id in source_ids:
+            one = await self._find_one(kind, experiment_id, source_id)
+            if one is not None:
+                found[source_id] = one
+        return found
+
+    async def _find_one(self, kind: str, experiment_id: str, source_id: str) -> RemoteSubject | None:
         if kind == "model":
             return await self._models.find(experiment_id, source_id)
         for run in await runs_with_tag(self._rest, experiment_id, SOURCE_RUN_ID, source_id):
             return _run_subject(run["info"], adopted=True)
         return None
+
+    async def _find_among_all(self, experiment_id: str, source_ids: Collection[str]) -> dict[str, RemoteSubject]:
+        found: dict[str, RemoteSubject] = {}
+        async for info, source_id in tagged_runs(self._rest, experiment_id, SOURCE_RUN_ID):
+            if source_id in source_ids:
+                one = _run_subject(info, adopted=True)
+                if source_id not in found or one.id < found[source_id].id:
+                    found[source_id] = one
+        return found
 
     async def create(self, request: CreateRun | CreateModel) -> RemoteSubject:
         """Create the run or model. OutcomeUnknown means: ``find`` before another create."""

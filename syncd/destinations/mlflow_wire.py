@@ -106,6 +106,20 @@ async def pages(
             return
 
 
+async def tagged_runs(rest: MlflowRest, experiment_id: str, tag: str) -> AsyncIterator[tuple[Json, str]]:
+    """Yield the info and the tag's value of every active run of an experiment that carries the tag."""
+    body = {
+        "experiment_ids": [experiment_id],
+        "filter": f"tags.`{tag}` LIKE '%'",
+        "run_view_type": "ACTIVE_ONLY",
+        "max_results": 500,
+    }
+    async for run in pages(rest, "runs/search", body, "runs", doing="listing the runs of", target=experiment_id):
+        value = pairs(run.get("data", {}).get("tags")).get(tag)
+        if value is not None:
+            yield run["info"], value
+
+
 async def runs_with_tag(rest: MlflowRest, experiment_id: str, tag: str, value: str) -> list[Json]:
     """Return the active runs of an experiment that carry exactly that tag value, by id."""
     body = {

@@ -88,6 +88,16 @@ class Binding:
 
 
 @dataclass(frozen=True, slots=True)
+class CreatedRun:
+    """A run that this journal's daemon created on a destination; ``experiment_id`` is the destination's."""
+
+    subject_id: int
+    key: str
+    remote_id: str
+    experiment_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetter:
     """What a destination refused: the change's kind and body, and the server's words."""
 
@@ -432,10 +442,27 @@ class Journal:
                 },
             )
 
-    def mark_checked(self, destination_id: int, subject_id: int) -> None:
+    def unbound_keys(self, destination_id: int, source_id: int, experiment_id: int, kind: str) -> list[str]:
+        """Return the ids of an experiment's runs or models that have no identity on the destination yet."""
+        parameters = {
+            "destination_id": destination_id,
+            "source_id": source_id,
+            "experiment_id": experiment_id,
+            "kind": kind,
+        }
+        with self._lock, translated("reading identities", self._path):
+            return [row[0] for row in self._run("unbound_keys", parameters).fetchall()]
+
+    def unchecked(self, destination_id: int, before_ms: int) -> list[CreatedRun]:
+        """Return the runs that were created there before that time and not yet looked up once more."""
+        parameters = {"destination_id": destination_id, "before_ms": before_ms}
+        with self._lock, translated("reading identities", self._path):
+            return [CreatedRun(*row) for row in self._run("unchecked", parameters).fetchall()]
+
+    def mark_checked(self, destination_id: int, subjects: Iterable[int]) -> None:
         """Record that no second run of the same source exists there."""
-        with self._releasing("recording an identity"):
-            self._run("mark_checked", {"destination_id": destination_id, "subject_id": subject_id})
+        with self._releasing("recording identities"):
+            self._connection.executemany(SQL["mark_checked"], [(destination_id, subject) for subject in subjects])
 
     def bound_children(self, destination_id: int, source_id: int, key: str) -> list[str]:
         """Return the remote ids of a run's children that are already on the destination."""

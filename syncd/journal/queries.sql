@@ -138,7 +138,19 @@ artifact_root = excluded.artifact_root, adopted = excluded.adopted, appends = ex
 bound_ms = excluded.bound_ms;
 
 -- name: mark_checked
-UPDATE remote SET checked = 1 WHERE destination_id = :destination_id AND subject_id = :subject_id;
+UPDATE remote SET checked = 1 WHERE destination_id = ? AND subject_id = ?;
+
+-- name: unbound_keys
+SELECT s.key FROM subject s LEFT JOIN remote r ON r.destination_id = :destination_id AND r.subject_id = s.id
+WHERE s.source_id = :source_id AND s.kind = :kind AND s.experiment_id = :experiment_id AND r.subject_id IS NULL
+AND s.deleted = 0 LIMIT 20000;
+
+-- name: unchecked
+SELECT r.subject_id, s.key, r.remote_id, e.remote_id FROM remote r
+JOIN subject s ON s.id = r.subject_id AND s.kind = 'run'
+JOIN remote e ON e.destination_id = r.destination_id AND e.subject_id = s.experiment_id
+WHERE r.destination_id = :destination_id AND r.checked = 0 AND r.adopted = 0 AND r.bound_ms < :before_ms
+LIMIT 20000;
 
 -- name: add_progress
 INSERT INTO progress (destination_id, subject_id, points, artifacts, bytes, sent_ms)

@@ -84,6 +84,7 @@ CREATE TABLE remote (
     checked        INTEGER NOT NULL DEFAULT 0,  -- looked up once more after the create: no twin of another daemon
     PRIMARY KEY (destination_id, subject_id)
 ) WITHOUT ROWID;
+CREATE INDEX remote_unchecked ON remote (destination_id, bound_ms) WHERE checked = 0 AND adopted = 0;
 
 -- What was delivered, per subject, for status and runs.
 CREATE TABLE progress (

@@ -2,7 +2,7 @@
 
 A create whose answer was lost is looked up by its source tag before it is made again. A run is looked up before it is
 created, unless this process has just created its experiment, which is then empty. Two daemons that create the same
-run in the same moment find both afterwards (``settle_twins``), choose the same one and the loser discards its own.
+run in the same moment find both afterwards (``twins``), choose the same one and the loser discards its own.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class Identities:
         self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
         self._fresh_experiments: set[str] = set()
         self._created_tags: dict[int, Mapping[str, str]] = {}
+        self._looking: dict[tuple[str, str], asyncio.Lock] = {}
+        self._looked: dict[tuple[str, str], dict[str, RemoteSubject | None]] = {}
 
     def created_tags(self, subject_id: int) -> Mapping[str, str]:
         """Return, once, the tags that went with the create of that run in this process."""
@@ -106,7 +108,7 @@ class Identities:
             parent = await self.remote_run(subject.source_id, head.parent_run_id, above=above)
             tags[source_tags.PARENT_RUN_ID] = parent.remote_id if parent else head.parent_run_id
         request = CreateRun(experiment.remote_id, head.name or head.subject.id, head.user_id, head.start_time_ms, tags)
-        remote = await self._find_or_create("run", experiment.remote_id, subject.key.id, request)
+        remote = await self._find_or_create(subject, experiment.remote_id, request)
         binding = await self._bind(
             subject.id, Binding(remote.id, remote.artifact_root, remote.adopted, experiment.appends)
         )
@@ -154,48 +156,78 @@ class Identities:
         request = CreateModel(
             experiment.remote_id, head.name, head.model_type, run.remote_id if run else "", head.params, tags
         )
-        remote = await self._find_or_create("model", experiment.remote_id, subject.key.id, request)
+        remote = await self._find_or_create(subject, experiment.remote_id, request)
         return await self._bind(
             subject.id, Binding(remote.id, remote.artifact_root, remote.adopted, experiment.appends)
         )
 
     async def _find_or_create(
-        self, kind: str, experiment_id: str, key: str, request: CreateRun | CreateModel
+        self, subject: Subject, experiment_id: str, request: CreateRun | CreateModel
     ) -> RemoteSubject:
         channel = self._channel
-        look = experiment_id not in self._fresh_experiments
-        while True:
-            if look:
-                found = await channel.courier.call(lambda: channel.destination.find(kind, experiment_id, key))
-                if found is not None:
-                    return found
+        kind, key = subject.key.kind, subject.key.id
+        fresh = experiment_id in self._fresh_experiments
+        found = None if fresh else await self._first_look(subject, experiment_id)
+        while found is None:
             try:
                 return await channel.courier.call(lambda: channel.destination.create(request), repeat_unknown=False)
             except OutcomeUnknown as error:
                 log.info("a create went unanswered; looking whether it was made", kind=kind, error=str(error))
-                look = True
+            found = (await channel.courier.call(lambda: channel.destination.find(kind, experiment_id, [key]))).get(key)
+        return found
 
-    async def settle_twins(self, subject: Subject, binding: Binding) -> Binding:
-        """Look once, some time after the create, whether another daemon created the same run; keep one.
+    async def _first_look(self, subject: Subject, experiment_id: str) -> RemoteSubject | None:
+        """Look the subject up, and with it all others of its experiment that will be looked up next."""
+        kind, key = subject.key.kind, subject.key.id
+        lock = self._looking.setdefault((kind, experiment_id), asyncio.Lock())
+        async with lock:
+            looked = self._looked.setdefault((kind, experiment_id), {})
+            if key not in looked:
+                keys = await self._channel.journal.do(
+                    Journal.unbound_keys, self._channel.id, subject.source_id, subject.experiment_id or 0, kind
+                )
+                wanted = {key, *keys}
+                found = await self._channel.courier.call(
+                    lambda: self._channel.destination.find(kind, experiment_id, wanted)
+                )
+                looked.update({one: found.get(one) for one in wanted})
+            return looked.pop(key)
 
-        Returns:
-            The identity that stays. When it is the other one, the source is read again for it.
+    async def twins(self, before_ms: int) -> list[tuple[int, RemoteSubject]]:
+        """Return the runs created before then of which another daemon created a twin that is to stay.
+
+        Both daemons look after they have created, so at least one of them sees both; ``find`` makes all choose the
+        same one. Those that have no twin are not looked at again.
         """
         channel = self._channel
-        if binding.checked or binding.adopted or subject.experiment_id is None:
-            return binding
-        experiment = await self.ensure(subject.experiment_id)
-        kind = subject.key.kind
-        found = await channel.courier.call(lambda: channel.destination.find(kind, experiment.remote_id, subject.key.id))
-        if found is None or found.id == binding.remote_id:
-            await channel.journal.do(Journal.mark_checked, channel.id, subject.id)
-            return binding
-        log.info("another syncd created the same run; keeping the other", run=subject.key.id, kept=found.id)
+        lost = []
+        unchecked = await channel.journal.do(Journal.unchecked, channel.id, before_ms)
+        for experiment_id in {run.experiment_id for run in unchecked}:
+            mine = {run.key: run for run in unchecked if run.experiment_id == experiment_id}
+            found = await channel.courier.call(
+                lambda experiment_id=experiment_id, mine=mine: channel.destination.find("run", experiment_id, mine)  # type: ignore[misc]
+            )
+            lost += [(mine[key].subject_id, one) for key, one in found.items() if one.id != mine[key].remote_id]
+        losers = {subject_id for subject_id, _ in lost}
+        await channel.journal.do(
+            Journal.mark_checked,
+            channel.id,
+            [run.subject_id for run in unchecked if run.subject_id not in losers],
+        )
+        return lost
+
+    async def give_way(self, subject_id: int, other: RemoteSubject) -> None:
+        """Take the twin as the run's identity, discard our own, and have the source stated whole once more."""
+        channel = self._channel
+        subject = await channel.journal.do(Journal.subject, subject_id)
+        binding = await channel.journal.do(Journal.binding, channel.id, subject_id)
+        assert binding is not None
+        log.info("another syncd created the same run; keeping the other", run=subject.key.id, kept=other.id)
         await channel.read_again(subject.source_id, subject.key.id)
         try:
-            await channel.courier.call(lambda: channel.destination.discard(kind, binding.remote_id))
+            await channel.courier.call(lambda: channel.destination.discard("run", binding.remote_id))
         except Rejected as error:
             log.info("the second run is already gone", run=binding.remote_id, answer=str(error))
-        return await self._bind(
-            subject.id, Binding(found.id, found.artifact_root, adopted=True, appends=binding.appends)
-        )
+        kept = Binding(other.id, other.artifact_root, adopted=True, appends=binding.appends)
+        await self._bind(subject_id, kept)
+        await self._tell_children(subject, kept)

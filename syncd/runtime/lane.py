@@ -26,8 +26,6 @@ from syncd.runtime.small_facts import SmallFactDelivery
 
 log = structlog.get_logger(__name__)
 
-# A twin is looked for once, at the end of a run or this long after its create.
-TWIN_AFTER_MS = 2000
 FILTERED = "the destination's filter leaves it out"
 
 
@@ -157,8 +155,6 @@ class Lane:
         heads = await self._pending(Section.HEAD)
         if heads and heads[-1].kind == "deleted":
             return await self._deliver_deletion(subject, binding, heads)
-        if not binding.checked and self._wall_ms() - binding.bound_ms > TWIN_AFTER_MS:
-            binding = await self._identities.settle_twins(subject, binding)
         held = await self._held(binding)
         overflow = OverflowDocuments(self._channel, subject, binding)
         small = SmallFactDelivery(
@@ -186,11 +182,8 @@ class Lane:
             return Outcome.LATER
         if not heads:
             return Outcome.DONE
-        subject = await self._channel.journal.do(Journal.subject, self._subject_id)
         head = decode_head(heads[-1].body)
         assert isinstance(head, RunSeen)
-        if head.end_time_ms is not None:
-            binding = await self._identities.settle_twins(subject, binding)
         if not _is_as_held(head, held):
             await self._send(UpdateRun(binding.remote_id, head.name or head.subject.id, head.status, head.end_time_ms))
         await self._settlement.add(Section.HEAD, [change.seq for change in heads])

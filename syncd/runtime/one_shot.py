@@ -59,7 +59,8 @@ async def _read_and_drain(pipeline: Pipeline, reading: asyncio.Event) -> None:
         reading.clear()
         await asyncio.sleep(0)  # lets the announcements of the last commits in
         await pipeline.drained()
-        if not any(intake.wants_look for intake in pipeline.intakes):
+        gave_way = await pipeline.settle_twins()
+        if not gave_way and not any(intake.wants_look for intake in pipeline.intakes):
             return
 
 

@@ -26,6 +26,8 @@ from syncd.runtime.uploader import Uploader
 
 log = structlog.get_logger(__name__)
 
+BEFORE_NOW_MS = 2**62  # any time there will be
+
 
 @dataclass(frozen=True, slots=True)
 class _Source:
@@ -157,6 +159,10 @@ class Pipeline:
             await ready.wait()
         for uploader in self.uploaders.values():
             await uploader.idle()
+
+    async def settle_twins(self) -> bool:
+        """Look whether other daemons created the same runs; return whether any gave way, so that more waits."""
+        return any([await uploader.settle_twins(BEFORE_NOW_MS) for uploader in self.uploaders.values()])
 
     def totals(self) -> Totals:
         """Return what was delivered and what waits, summed over the destinations."""

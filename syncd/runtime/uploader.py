@@ -28,6 +28,9 @@ LANES = 8
 LATER_S = 1.0
 AFTER_FAULT_S = 30.0
 LOOK_FOR_RETRIES_S = 2.0
+LOOK_FOR_TWINS_S = 5.0
+# How long a create by another daemon may have been under way when this one looked.
+TWIN_AFTER_MS = 2000
 
 
 def _wall_ms() -> int:
@@ -52,6 +55,8 @@ class Uploader:
         self._running: set[int] = set()
         self._changed = asyncio.Event()
         self._idle = asyncio.Event()
+        self._settling = asyncio.Lock()
+        self._lane_ended = asyncio.Event()
         self.faults: dict[int, str] = {}
 
     def notify(self, subjects: Iterable[int]) -> None:
@@ -75,6 +80,7 @@ class Uploader:
         await self._look_for_waiting()
         async with asyncio.TaskGroup() as lanes:
             lanes.create_task(self._look_for_retries())
+            lanes.create_task(self._look_for_twins())
             while True:
                 self._changed.clear()
                 wait_s = self._start_lanes(lanes)
@@ -119,11 +125,37 @@ class Uploader:
             self._due.setdefault(subject, time.monotonic() + AFTER_FAULT_S)
         finally:
             self._running.discard(subject)
+            self._lane_ended.set()
             self._changed.set()
 
     async def _look_for_waiting(self) -> None:
         waiting = await self.channel.journal.do(Journal.waiting_subjects, self.channel.id)
         self.notify(waiting)
+
+    async def _look_for_twins(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_FOR_TWINS_S)
+            await self.settle_twins(self._wall_ms() - TWIN_AFTER_MS)
+
+    async def settle_twins(self, before_ms: int) -> bool:
+        """Give way where another daemon has created the same run; return whether that was so anywhere."""
+        async with self._settling:
+            lost = await self._identities.twins(before_ms)
+            for subject, other in lost:
+                await self._without_lane(subject)
+                try:
+                    await self._identities.give_way(subject, other)
+                finally:
+                    self._running.discard(subject)
+                    self.notify([subject])
+        return bool(lost)
+
+    async def _without_lane(self, subject: int) -> None:
+        """Wait until the subject has no lane, and keep it from getting one (rule 2)."""
+        while subject in self._running:
+            self._lane_ended.clear()
+            await self._lane_ended.wait()
+        self._running.add(subject)
 
     async def _look_for_retries(self) -> None:
         """Notice what another process has put back (``syncd dlq retry``)."""

@@ -149,22 +149,22 @@ async def test_a_name_wins_over_another_name_in_the_tags(both: Both) -> None:
 
 
 async def test_find_by_source_tag(both: Both) -> None:
-    assert await both.writer.find("run", both.experiment.id, "it's") is None
+    assert (await both.writer.find("run", both.experiment.id, ["it's"])).get("it's") is None
     created = await both.new_run("it's")
-    found = await both.writer.find("run", both.experiment.id, "it's")
+    found = (await both.writer.find("run", both.experiment.id, ["it's"])).get("it's")
     assert found == RemoteSubject(created.id, created.artifact_root, adopted=True)
     assert [run.id for run in await both.reader.runs_by_source(both.experiment.id, "it's")] == [created.id]
 
 
 async def test_of_two_runs_all_sides_find_the_same_until_one_is_discarded(both: Both) -> None:
     one, two = await both.new_run("twice"), await both.new_run("twice")
-    found = await both.writer.find("run", both.experiment.id, "twice")
+    found = (await both.writer.find("run", both.experiment.id, ["twice"])).get("twice")
     assert found is not None
     assert found.id == min(one.id, two.id)
     assert len(await both.reader.runs_by_source(both.experiment.id, "twice")) == 2
     await both.writer.discard("run", found.id)
     await both.writer.discard("run", found.id)
-    left = await both.writer.find("run", both.experiment.id, "twice")
+    left = (await both.writer.find("run", both.experiment.id, ["twice"])).get("twice")
     assert left is not None
     assert left.id == max(one.id, two.id)
 
@@ -249,7 +249,7 @@ async def test_a_deleted_or_unknown_run_is_gone(both: Both) -> None:
     await both.writer.send(DeleteRun(run.id))
     await both.writer.send(DeleteRun(run.id))
     assert (await both.reader.run(run.id)).lifecycle_stage == "deleted"
-    assert await both.writer.find("run", both.experiment.id, "gone") is None
+    assert (await both.writer.find("run", both.experiment.id, ["gone"])).get("gone") is None
     for run_id in (run.id, "f" * 32):
         for request in (
             LogBatch(run_id, [line("m", "1")]),
@@ -287,14 +287,14 @@ async def test_a_model_with_params_tags_metrics_and_status(both: Both) -> None:
     assert model.params == {"depth": "3", "width": "5"}
     assert {SOURCE_MODEL_ID: "m-src", "stage": "ü"}.items() <= model.tags.items()
     assert list(model.metrics) == [("acc", 0.5, 1_600_000_000_000, 2, run.id)]
-    found = await both.writer.find("model", both.experiment.id, "m-src")
+    found = (await both.writer.find("model", both.experiment.id, ["m-src"])).get("m-src")
     assert found == RemoteSubject(created.id, created.artifact_root, adopted=True)
     await both.writer.send(FinalizeModel(created.id, "FAILED"))
     assert (await both.model("m-src")).status == "FAILED"
     with pytest.raises(Rejected):
         await both.writer.send(LogModelParams(created.id, {"depth": "4"}))
     await both.writer.discard("model", created.id)
-    assert await both.writer.find("model", both.experiment.id, "m-src") is None
+    assert (await both.writer.find("model", both.experiment.id, ["m-src"])).get("m-src") is None
 
 
 NAMES = ["plain.txt", "a folder/ü 日本 😀.bin", "a+b&c?d=e;f,g'h\"i:j*k.txt", "a%b", "…/.hidden", "x/[y]{z}~@$|"]

@@ -346,8 +346,7 @@ def commit_until_full(journal: Journal, source: int, audience: int) -> int:
         facts = points(1, range(number * 1000, number * 1000 + 1000))
         try:
             commit(journal, source, audience, facts, **{"r/metrics": str(number).encode()})
-        except JournalFull as error:
-            assert "free space" in str(error)
+        except JournalFull:
             return number
     return pytest.fail("the disk never became full")
 

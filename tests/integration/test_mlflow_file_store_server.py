@@ -36,7 +36,7 @@ async def test_a_file_store_is_known_to_append_and_does(url: str) -> None:
         for _ in range(2):
             await server.send(LogBatch(run.id, [POINT]))
         assert [p async for p in reader.history(run.id, "m")] == [(1.5, 1_600_000_000_000, 3)] * 2
-        found = await server.find("run", experiment.id, "s")
+        found = (await server.find("run", experiment.id, ["s"])).get("s")
         assert found is not None
         assert found.id == run.id
 

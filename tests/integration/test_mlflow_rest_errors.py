@@ -494,7 +494,7 @@ async def test_of_several_runs_the_smallest_id_is_chosen_in_whatever_order_they_
     runs = [{"info": {"run_id": i}, "data": {"tags": tags}} for i in ("c", "a", "b")]
     runs.insert(0, {"info": {"run_id": "0"}, "data": {"tags": [{"key": SOURCE_RUN_ID, "value": "S"}]}})
     proxy.add(Rule("answer", status=200, body=json.dumps({"runs": runs})))
-    found = await server.find("run", "1", "s")
+    found = (await server.find("run", "1", ["s"])).get("s")
     assert found is not None
     assert found.id == "a"
 
@@ -510,7 +510,7 @@ async def test_a_lost_create_is_found_again(mlflow_url: str) -> None:
         proxy.add(Rule("lost_answer", path="runs/create", times=1))
         with pytest.raises(OutcomeUnknown):
             await server.create(CreateRun(experiment.id, "n", "u", 1, {SOURCE_RUN_ID: source}))
-        found = await server.find("run", experiment.id, source)
+        found = (await server.find("run", experiment.id, [source])).get(source)
         assert found is not None
         assert found.adopted
         assert len(await MlflowReader(rest).runs_by_source(experiment.id, source)) == 1

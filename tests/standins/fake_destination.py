@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from syncd.core.facts import DatasetInput
@@ -113,13 +113,17 @@ class FakeDestination:
         identity = self._experiments[name].id
         return RemoteExperiment(identity, name, created, self.appends, dict(self._experiment_tags[identity]))
 
-    async def find(self, kind: str, experiment_id: str, source_id: str) -> RemoteSubject | None:
+    async def find(self, kind: str, experiment_id: str, source_ids: Collection[str]) -> Mapping[str, RemoteSubject]:
         _fail(self.before)
-        if kind == "run":
-            ids = [r.id for r in await self.runs_by_source(experiment_id, source_id)]
-        else:
-            ids = [m.id for m in await self.models_by_source(experiment_id, source_id)]
-        return RemoteSubject(min(ids), f"fake:/{min(ids)}", adopted=True) if ids else None
+        found = {}
+        for source_id in source_ids:
+            if kind == "run":
+                ids = [r.id for r in await self.runs_by_source(experiment_id, source_id)]
+            else:
+                ids = [m.id for m in await self.models_by_source(experiment_id, source_id)]
+            if ids:
+                found[source_id] = RemoteSubject(min(ids), f"fake:/{min(ids)}", adopted=True)
+        return found
 
     async def create(self, request: CreateRun | CreateModel) -> RemoteSubject:
         _fail(self.before)

@@ -317,7 +317,7 @@ def test_an_identity_is_kept_replaced_and_checked(bench: Bench) -> None:
     run = run_id(bench.journal, bench.source, 1)
     assert bench.journal.binding(bench.there.id, run) is None
     bench.journal.bind(bench.there.id, run, Binding("r1", "root", adopted=False, appends=True))
-    bench.journal.mark_checked(bench.there.id, run)
+    bench.journal.mark_checked(bench.there.id, [run])
     assert bench.journal.binding(bench.there.id, run) == Binding("r1", "root", False, True, True, NOW_MS)
     bench.journal.bind(bench.there.id, run, Binding("r2", "root2", adopted=True, appends=True))
     assert bench.journal.binding(bench.there.id, run) == Binding("r2", "root2", True, True, False, NOW_MS)
