@@ -12,6 +12,7 @@ from syncd.core import source_tags
 from syncd.core.changes import Again, Change, Section, decode_artifact
 from syncd.core.facts import ArtifactSeen
 from syncd.destinations.base import RemoteSubject, Upload
+from syncd.destinations.uploads import RenamedUpload
 from syncd.errors import ArtifactChanged, ArtifactMissing, NameNotHeld, Rejected
 from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal, Subject
 from syncd.runtime.channel import Channel
@@ -99,8 +100,7 @@ class ArtifactDelivery:
             await self._upload(upload)
         except NameNotHeld:
             stored = overflow_path(artifact.path)
-            upload.path = stored
-            await self._upload(upload)
+            await self._upload(RenamedUpload(upload, stored))
             await self._overflow.keep("artifacts", {artifact.path: stored})
         return Delivered(artifacts=1, bytes=upload.size_bytes)
 

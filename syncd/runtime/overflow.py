@@ -15,7 +15,7 @@ import structlog
 from syncd.core import source_tags
 from syncd.core.requests import LogBatch
 from syncd.destinations.base import RemoteSubject
-from syncd.destinations.bytes_upload import BytesUpload
+from syncd.destinations.uploads import BytesUpload
 from syncd.errors import Rejected
 from syncd.journal.journal import Binding, Journal, Subject
 from syncd.runtime.channel import Channel

@@ -36,7 +36,7 @@ from syncd.destinations.base import (
     RemoteSubject,
     ServerFacts,
 )
-from syncd.destinations.bytes_upload import BytesUpload
+from syncd.destinations.uploads import BytesUpload
 from syncd.destinations.local_upload import LocalUpload
 from syncd.destinations.mlflow_reader import MlflowReader
 from syncd.destinations.mlflow_rest import MlflowRest

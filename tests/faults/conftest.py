@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import re
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.faults import oracle, stores
-from tests.faults.processes import Ended, sync
+from tests.faults.processes import Ended, killed_sync, sync
 from tests.standins.mlflow_server import RunningMlflow
 
 
@@ -43,8 +45,11 @@ class Case:
     def state(self) -> Path:
         return self.folder / "state"
 
-    def sync(self, *, failpoint: str = "", url: str = "", state: Path | None = None, timeout_s: float = 60.0) -> Ended:
-        return sync(self.database, url or self.server.url, state or self.state, failpoint=failpoint, timeout_s=timeout_s)
+    def sync(self, *, url: str = "", state: Path | None = None) -> Ended:
+        return sync(self.database, url or self.server.url, state or self.state)
+
+    def killed_sync(self, failpoint: str) -> int | None:
+        return killed_sync(failpoint, self.database, self.server.url, self.state)
 
     def differences(self, **lost: object) -> list[str]:
         return oracle.differences(
@@ -52,7 +57,6 @@ class Case:
             oracle.read_server(self.server, self.experiment),
             **lost,  # type: ignore[arg-type]
         )
-
 
     def check(self, **lost: object) -> None:
         """Hold the destination against the source."""
@@ -64,9 +68,7 @@ _numbers = itertools.count()
 
 
 @pytest.fixture
-def case_of(
-    template: Path, tmp_path: Path, request: pytest.FixtureRequest
-) -> Callable[[RunningMlflow], Case]:
+def case_of(template: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[RunningMlflow], Case]:
     """Return a maker of cases."""
 
     def make(server: RunningMlflow) -> Case:
@@ -85,5 +87,8 @@ def case(case_of: Callable[[RunningMlflow], Case], mlflow_server: RunningMlflow)
 
 @pytest.fixture
 def file_case(case_of: Callable[[RunningMlflow], Case], file_server: RunningMlflow) -> Case:
-    """A case against the FileStore server."""
-    return case_of(file_server)
+    """A case against the FileStore server, without the point of the logged model (see test_appending.py)."""
+    made = case_of(file_server)
+    with closing(sqlite3.connect(made.database)) as db, db:
+        db.execute("DELETE FROM logged_model_metrics")
+    return made

@@ -16,8 +16,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
+import syncd.cli.sync  # noqa: F401 - taken along by the fork server
+from syncd.cli.main import main as syncd_main
 from syncd.core.requests import LogBatch
 from syncd.journal.journal import Journal
 
@@ -152,10 +154,13 @@ def main(argv: list[str]) -> int:
     assert separator == "--"
     # A wrapped method must not be one that was already taken as a value: Journal's are taken when they are called.
     assert Journal.commit.__module__ == "syncd.journal.journal"
-    Failpoint(name).install()
-    from syncd.cli.main import main as run
+    run(name, command)
 
-    return run(command)
+
+def run(name: str, command: list[str]) -> NoReturn:
+    """Run a command of syncd with a failpoint in this process."""
+    Failpoint(name).install()
+    sys.exit(syncd_main(command))
 
 
 if __name__ == "__main__":

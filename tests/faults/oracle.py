@@ -140,7 +140,9 @@ def _read_database(db: sqlite3.Connection, experiment: str, artifacts: Path | No
         model.params = dict(
             db.execute("SELECT param_key, param_value FROM logged_model_params WHERE model_id = ?", (model.id,))
         )
-        model.tags = dict(db.execute("SELECT tag_key, tag_value FROM logged_model_tags WHERE model_id = ?", (model.id,)))
+        model.tags = dict(
+            db.execute("SELECT tag_key, tag_value FROM logged_model_tags WHERE model_id = ?", (model.id,))
+        )
         models[model.id] = model
     tags = dict(db.execute("SELECT key, value FROM experiment_tags WHERE experiment_id = ?", (found[0],)))
     return Stored(runs, models, tags)
@@ -167,7 +169,12 @@ def _read_files(root: Path, experiment: str, artifacts: Path | None) -> Stored:
         if head.get("lifecycle_stage") == "deleted":
             continue
         model = StoredRun(
-            head["model_id"], head["name"], str(head["status"]), None, None, _folder(head["artifact_location"], artifacts)
+            head["model_id"],
+            head["name"],
+            str(head["status"]),
+            None,
+            None,
+            _folder(head["artifact_location"], artifacts),
         )
         model.params, model.tags = _values(meta.parent / "params"), _values(meta.parent / "tags")
         models[model.id] = model

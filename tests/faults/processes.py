@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import multiprocessing
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,6 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from syncd.cli.main import main
+from tests.faults import failpoints
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 60.0
@@ -34,11 +40,10 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
-def syncd(*arguments: str, failpoint: str = "", timeout_s: float = TIMEOUT_S) -> Ended:
-    """Run a command to its end, or to the failpoint."""
-    module = ["tests.faults.failpoints", failpoint, "--"] if failpoint else ["syncd.cli.main"]
+def syncd(*arguments: str, timeout_s: float = TIMEOUT_S) -> Ended:
+    """Run a command in a process of its own to its end."""
     done = subprocess.run(
-        [sys.executable, "-m", *module, *arguments],
+        [sys.executable, "-m", "syncd.cli.main", *arguments],
         env=environment(),
         capture_output=True,
         text=True,
@@ -48,11 +53,32 @@ def syncd(*arguments: str, failpoint: str = "", timeout_s: float = TIMEOUT_S) ->
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
-def sync(store: Path, url: str, state: Path, *, failpoint: str = "", timeout_s: float = TIMEOUT_S) -> Ended:
-    """Run ``syncd sync``."""
-    return syncd(
-        "sync", str(store), "--to", url, "--state-dir", str(state), "--json", failpoint=failpoint, timeout_s=timeout_s
-    )
+def sync_arguments(store: Path, url: str, state: Path) -> list[str]:
+    return ["sync", str(store), "--to", url, "--state-dir", str(state), "--json"]
+
+
+def sync(store: Path, url: str, state: Path) -> Ended:
+    """Run ``syncd sync`` inside this process, which spares it the start."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(sync_arguments(store, url, state))
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+_forkserver = multiprocessing.get_context("forkserver")
+_forkserver.set_forkserver_preload(["tests.faults.failpoints"])
+
+
+def killed_sync(failpoint: str, store: Path, url: str, state: Path) -> int | None:
+    """Run ``syncd sync`` in a process of its own up to a failpoint; return its exit code."""
+    process = _forkserver.Process(target=failpoints.run, args=(failpoint, sync_arguments(store, url, state)))
+    process.start()
+    process.join(TIMEOUT_S)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        raise AssertionError(f"{failpoint} was not reached in {TIMEOUT_S:g} s")
+    return process.exitcode
 
 
 def write_config(
@@ -128,8 +154,6 @@ def wait_for(what: str, condition: Any, *, timeout_s: float = 30.0, every_s: flo
 
 def waiting(state: Path) -> Mapping[str, int]:
     """Return counts of the journal's rows, read beside its owner."""
-    import sqlite3
-
     with contextlib.closing(sqlite3.connect(f"file:{state / 'journal.db'}?mode=ro", uri=True, timeout=10)) as db:
         return {
             table: db.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]

@@ -136,7 +136,9 @@ def copy_database(template: Path, folder: Path, experiment: str) -> Path:
         ):
             db.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(template), str(folder)))
         parent = db.execute("SELECT run_uuid FROM runs WHERE name LIKE 'parent%'").fetchone()[0]
-        db.execute("INSERT INTO tags (key, value, run_uuid) VALUES (?, ?, ?)", (GIANT_TAG, "ü" * GIANT_TAG_LENGTH, parent))
+        db.execute(
+            "INSERT INTO tags (key, value, run_uuid) VALUES (?, ?, ?)", (GIANT_TAG, "ü" * GIANT_TAG_LENGTH, parent)
+        )
     return path
 
 

@@ -61,13 +61,13 @@ def check_complete(case: Case) -> None:
 
 @pytest.mark.parametrize("failpoint", [*failpoints.names(), *LATER])
 def test_a_killed_sync_is_finished_by_the_next(case: Case, failpoint: str) -> None:
-    assert case.sync(failpoint=failpoint).code == KILLED
+    assert case.killed_sync(failpoint) == KILLED
     check_complete(case)
 
 
 @pytest.mark.parametrize("failpoint", FORGOTTEN)
 def test_a_killed_sync_is_finished_without_its_journal(case: Case, failpoint: str) -> None:
-    assert case.sync(failpoint=failpoint).code == KILLED
+    assert case.killed_sync(failpoint) == KILLED
     shutil.rmtree(case.state)
     check_complete(case)
 
@@ -75,7 +75,7 @@ def test_a_killed_sync_is_finished_without_its_journal(case: Case, failpoint: st
 @pytest.mark.parametrize("keep_state", [True, False], ids=["", "forgotten"])
 @pytest.mark.parametrize("failpoint", ON_APPENDING)
 def test_a_store_that_appends_gets_no_point_twice(file_case: Case, failpoint: str, keep_state: bool) -> None:
-    assert file_case.sync(failpoint=failpoint).code == KILLED
+    assert file_case.killed_sync(failpoint) == KILLED
     if not keep_state:
         shutil.rmtree(file_case.state)
     check_complete(file_case)

@@ -20,6 +20,7 @@ from syncd.core.changes import Again, Section, decode_head, encode_head, parse
 from syncd.core.facts import ModelSeen, ProblemFound, SubjectDeleted, SubjectKey, TagsDeleted
 from syncd.journal.database import FILE_NAME
 from syncd.journal.journal import LONGEST_TAG, Binding, DeadLetter, Delivered, Journal
+from syncd.journal.report import JournalReport
 from syncd.runtime.lane import FILTERED
 from tests.journal_filling import (
     EXPERIMENT,
@@ -681,6 +682,18 @@ def test_asking_and_retrying_while_a_daemon_writes(asker: Asker) -> None:
     assert sums["dead_letters"] + len(small) == written
     assert len(small) == len(retried)
     assert sums["points_waiting"] == written
+
+
+def test_a_report_is_of_one_moment(asker: Asker) -> None:
+    asker.add(experiment(), head(1))
+    report = JournalReport.open(asker.state_dir)
+    assert report is not None
+    with report:
+        [before] = report.runs()
+        asker.add(points(1, [1, 2]), head(2))
+        asker.deliver(asker.near, 1, points=2)
+        assert list(report.runs()) == [before]
+    assert len(asker.json("runs")["runs"]) == 2
 
 
 def test_status_reads_one_moment_however_the_journal_changes(asker: Asker) -> None:

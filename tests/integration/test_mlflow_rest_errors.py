@@ -17,7 +17,7 @@ import pytest
 from syncd.core.requests import CreateRun, LogBatch
 from syncd.core.source_tags import SOURCE_RUN_ID
 from syncd.destinations.base import RemoteSubject
-from syncd.destinations.bytes_upload import BytesUpload
+from syncd.destinations.uploads import BytesUpload
 from syncd.destinations.local_upload import LocalUpload
 from syncd.destinations.mlflow_reader import MlflowReader
 from syncd.destinations.mlflow_rest import BasicAuth, BearerAuth, Deadlines, MlflowRest

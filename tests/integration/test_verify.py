@@ -516,7 +516,9 @@ def test_a_missing_model(copy: Copy, capsys: pytest.CaptureFixture[str]) -> None
 def test_a_second_store_with_the_experiment(copy: Copy, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     folder = tmp_path / "mlruns" / "0"
     (folder / "tags").mkdir(parents=True)
-    (folder / "meta.yaml").write_text(f"experiment_id: '0'\nname: {EXPERIMENT}\nlifecycle_stage: active\n")
+    (folder / "meta.yaml").write_text(
+        f"artifact_location: ./mlruns/0\nexperiment_id: '0'\nlifecycle_stage: active\nname: {EXPERIMENT}\n"
+    )
     (folder / "tags" / "second").write_text("1")
     copy.spoil("experiment_tags", "INSERT INTO experiment_tags VALUES ('second', '1', ?)", copy.experiment)
     assert found(copy, capsys) == [("extra", "tag", "second")]
