@@ -82,7 +82,7 @@ class Intake:
         self._stop = threading.Event()
         self._look_wholly = asyncio.Event()
         self._first = True
-        self._idle_s = 0.0
+        self._commits = 0
 
     def look_wholly(self) -> None:
         """Ask for a look at everything soon. Call it in the event loop."""
@@ -101,47 +101,55 @@ class Intake:
         """Close the source."""
         self._source.close()
 
-    async def read_once(self) -> None:
-        """Read everything that is new.
+    async def read_once(self, *, full: bool = True) -> bool:
+        """Read what is new, of everything or of what goes on; return whether there was anything.
 
         Raises:
             SourceError: the store cannot be read.
         """
-        await self._read(full=True, changed=())
+        before = self._commits
+        await self._read(full=full, changed=None)
+        return self._commits > before
 
     async def run(self) -> None:
         """Follow the source until cancelled."""
-        next_whole_s = time.monotonic()
+        next_whole_s = next_look_s = time.monotonic()
         with Watcher() as watcher:
+            hint: set[str] = set()
             while True:
-                whole = self._look_wholly.is_set() or time.monotonic() >= next_whole_s
-                changed = set() if whole else await self._wait(watcher, next_whole_s)
-                whole = whole or self._look_wholly.is_set()
-                self._look_wholly.clear()
-                took_s = await self._read_patiently(full=whole, changed=changed)
+                hint |= await self._hint(watcher, until_s=min(next_look_s, next_whole_s), at_once=bool(hint))
+                now_s = time.monotonic()
+                whole = self.wants_look or now_s >= next_whole_s
+                look = whole or now_s >= next_look_s
+                self.begin_look()
+                took_s = await self._read_patiently(full=whole, changed=None if look else hint)
                 if whole:
-                    next_whole_s = time.monotonic() + max(self._settings.reconcile_interval_s, took_s / LOOK_SHARE)
-                if self._settings.watch:
-                    watcher.watch(self._source.watch_paths())
+                    next_whole_s = now_s + max(self._settings.reconcile_interval_s, took_s / LOOK_SHARE)
+                if look:
+                    next_look_s = now_s + self._look_interval_s(watcher, 0.0 if whole else took_s)
+                # What was written before its directory was watched is looked for at once.
+                hint = watcher.watch(self._source.watch_paths()) if self._settings.watch else set()
 
-    async def _wait(self, watcher: Watcher, next_whole_s: float) -> set[str]:
-        """Wait for a hint, for the time of the next look, or for a wish to look wholly."""
+    def _look_interval_s(self, watcher: Watcher, took_s: float) -> float:
         watched = self._settings.watch and watcher.works
-        interval_s = max(self._settings.poll_interval_s, WATCHED_POLL_S if watched else 0.0, self._idle_s / LOOK_SHARE)
-        timeout_s = max(0.0, min(interval_s, next_whole_s - time.monotonic()))
-        waits: list[asyncio.Task[object]] = [asyncio.create_task(self._look_wholly.wait())]
-        hint = asyncio.create_task(watcher.changed()) if watched else None
-        if hint is not None:
-            waits.append(hint)
-        try:
-            await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            return hint.result() if hint is not None and hint.done() else set()
-        finally:
-            for task in waits:
-                task.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+        return max(self._settings.poll_interval_s, WATCHED_POLL_S if watched else 0.0, took_s / LOOK_SHARE)
 
-    async def _read_patiently(self, *, full: bool, changed: Collection[str]) -> float:
+    async def _hint(self, watcher: Watcher, *, until_s: float, at_once: bool) -> set[str]:
+        """Wait for a change that the watcher sees, for a wish to look wholly, or until a time; return what changed."""
+        if at_once:
+            return set()
+        change = asyncio.create_task(watcher.changed())
+        wish = asyncio.create_task(self._look_wholly.wait())
+        try:
+            timeout_s = max(0.0, until_s - time.monotonic())
+            await asyncio.wait((change, wish), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            return change.result() if change.done() else set()
+        finally:
+            for task in (change, wish):
+                task.cancel()
+            await asyncio.gather(change, wish, return_exceptions=True)
+
+    async def _read_patiently(self, *, full: bool, changed: Collection[str] | None) -> float:
         """Read; a source that cannot be read just now is tried again later. Return the seconds it took."""
         begun_s = time.monotonic()
         try:
@@ -165,12 +173,9 @@ class Intake:
             self._look_wholly.set()
         else:
             self.error = ""
-        took_s = time.monotonic() - begun_s
-        if not full and not changed:
-            self._idle_s = took_s
-        return took_s
+        return time.monotonic() - begun_s
 
-    async def _read(self, *, full: bool, changed: Collection[str]) -> None:
+    async def _read(self, *, full: bool, changed: Collection[str] | None) -> None:
         loop = asyncio.get_running_loop()
         reading = loop.run_in_executor(None, self._poll, loop, full, changed)
         try:
@@ -187,7 +192,7 @@ class Intake:
 
     # -- in the source's thread ------------------------------------------------------------------------------------
 
-    def _poll(self, loop: asyncio.AbstractEventLoop, full: bool, changed: Collection[str]) -> None:
+    def _poll(self, loop: asyncio.AbstractEventLoop, full: bool, changed: Collection[str] | None) -> None:
         cursors = GroupCursors(self._journal.cursors(self.source_id, self._audience))
         group: list[Reading] = []
         size_bytes = 0
@@ -217,6 +222,7 @@ class Intake:
             log.info("reading goes on", source=self.name)
             self.paused = ""
             self._journal.refill_reserve()
+        self._commits += 1
         loop.call_soon_threadsafe(self._announce, waiting)
 
     def _wait_for_room(self) -> None:

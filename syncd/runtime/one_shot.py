@@ -51,16 +51,22 @@ async def sync_once(
 
 
 async def _read_and_drain(pipeline: Pipeline, reading: asyncio.Event) -> None:
-    """Read all; deliver all; and again if delivering has shown that something must be read once more."""
+    """Read all; deliver all; and again if delivering has shown that something must be read once more.
+
+    What is written while this goes on (a store in use) is looked for once more at the end.
+    """
+    full = True
     while True:
+        more = False
         for intake in pipeline.intakes:
             intake.begin_look()
-            await intake.read_once()
+            more = await intake.read_once(full=full) or more
         reading.clear()
         await asyncio.sleep(0)  # lets the announcements of the last commits in
         await pipeline.drained()
         gave_way = await pipeline.settle_twins()
-        if not gave_way and not any(intake.wants_look for intake in pipeline.intakes):
+        full = any(intake.wants_look for intake in pipeline.intakes)
+        if not more and not gave_way and not full:
             return
 
 

@@ -56,7 +56,7 @@ class OverflowDocuments:
             upload = BytesUpload(f"{source_tags.OVERFLOW_FOLDER}/{section}.json", document)
             remote = RemoteSubject(self._binding.remote_id, self._binding.artifact_root)
             await self._channel.courier.call(lambda: self._channel.destination.upload(remote, upload))
-            log.warning(
+            log.info(
                 "the destination cannot hold this; it is kept in an artifact of the run",
                 run=self._subject.key.id,
                 section=section,

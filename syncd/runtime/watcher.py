@@ -23,7 +23,7 @@ if sys.platform == "linux":
 log = structlog.get_logger(__name__)
 
 # After the first event, events of this long are gathered into one hint.
-GATHER_S = 0.05
+GATHER_S = 0.15
 
 
 class Watcher:
@@ -54,17 +54,19 @@ class Watcher:
         """Whether hints can be expected at all."""
         return self._inotify is not None
 
-    def watch(self, directories: Collection[Path]) -> None:
-        """Watch exactly these directories (not what is below them)."""
+    def watch(self, directories: Collection[Path]) -> set[str]:
+        """Watch exactly these directories (not what is below them); return those that were not watched before."""
         if self._inotify is None:
-            return
+            return set()
         wanted = set(directories)
         for path in self._watches.keys() - wanted:
             with contextlib.suppress(OSError):  # the kernel has dropped it with its directory
                 self._inotify.rm_watch(self._watches[path])
             del self._watches[path]
-        for path in wanted - self._watches.keys():
+        added = wanted - self._watches.keys()
+        for path in added:
             self._add(path)
+        return {str(path) for path in added if path in self._watches}
 
     def _add(self, path: Path) -> None:
         mask = Mask.MODIFY | Mask.CREATE | Mask.MOVED_TO | Mask.MOVED_FROM | Mask.DELETE | Mask.ONLYDIR

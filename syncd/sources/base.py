@@ -33,14 +33,16 @@ class StoreSource(Protocol):
 
     name: str
 
-    def poll(self, cursors: Cursors, *, full: bool, changed: Collection[str] = ()) -> Iterator[Reading]:
+    def poll(self, cursors: Cursors, *, full: bool, changed: Collection[str] | None = None) -> Iterator[Reading]:
         """Yield what is new.
 
         Args:
             cursors: the committed cursors.
-            full: reconcile: look at everything. Otherwise look for new experiments, runs and models, at the
-                active runs (not ended, or changed lately) and at whatever ``changed`` names: cheap.
-            changed: absolute paths that a watcher reported; a hint only.
+            full: reconcile: look at everything. Otherwise look for new experiments, runs and models, and at the
+                active runs (not ended, or changed lately): cheap.
+            changed: absolute paths that a watcher reported. If given, of the active runs only those are looked at
+                that it names: what it costs then follows what changed. A hint only: the next poll without it finds
+                what it has missed.
 
         Raises:
             SourceNotReady: nothing can be read just now; poll again later.

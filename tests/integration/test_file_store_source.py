@@ -56,7 +56,7 @@ class Mirror:
     problems: dict[str, str] = field(default_factory=dict)
     last: list = field(default_factory=list)
 
-    def poll(self, *, full: bool = True, changed=(), stop_after: int | None = None) -> list:
+    def poll(self, *, full: bool = True, changed=None, stop_after: int | None = None) -> list:
         self.last = []
         for number, reading in enumerate(self.source.poll(self.cursors, full=full, changed=changed)):
             if number == stop_after:

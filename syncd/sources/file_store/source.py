@@ -79,7 +79,7 @@ class FileStoreSource:
         self._stores: dict[str, StoreMemory] | None = None
         self._active: dict[str, ActiveSubject] = {}
 
-    def poll(self, cursors: Cursors, *, full: bool, changed: Collection[str] = ()) -> Iterator[Reading]:
+    def poll(self, cursors: Cursors, *, full: bool, changed: Collection[str] | None = None) -> Iterator[Reading]:
         """Yield what is new; see ``StoreSource``."""
         self._check_path()
         stores = self._stores
@@ -123,19 +123,19 @@ class FileStoreSource:
     # -- quick polls ---------------------------------------------------------------------------------------------
 
     def _quick_steps(
-        self, cursors: Cursors, stores: dict[str, StoreMemory], changed: Collection[str]
+        self, cursors: Cursors, stores: dict[str, StoreMemory], changed: Collection[str] | None
     ) -> Iterator[Step]:
         context = self._context(full=False)
         visits = _Visits(context, cursors, self._active)
         for store in stores.values():
             yield from self._quick_store(store, visits)
-        named = {self._locate(path, stores) for path in changed}
+        named = {self._locate(path, stores) for path in changed or ()}
         for location in sorted(
             (location for location in named if location), key=lambda at: (at[0].place.path, at[1], at[2])
         ):
             if location[0].folder_path(location[1], location[2]) not in visits.seen:
                 yield from visits.subject(*location)
-        for active in list(self._active.values()):
+        for active in list(self._active.values()) if changed is None else ():
             if active.experiment.folder_path(active.sort, active.folder) not in visits.seen:
                 yield from visits.subject(active.experiment, active.sort, active.folder)
 

@@ -71,7 +71,7 @@ class MlflowDbSource:
         self._seen: Version | None = None
         self._confirmed = False
 
-    def poll(self, cursors: Cursors, *, full: bool, changed: Collection[str] = ()) -> Iterator[Reading]:
+    def poll(self, cursors: Cursors, *, full: bool, changed: Collection[str] | None = None) -> Iterator[Reading]:
         """Yield what is new; see ``StoreSource``."""
         version = self._database.version()
         if full or version != self._seen or not self._confirmed:
@@ -84,7 +84,7 @@ class MlflowDbSource:
             self._confirmed = version == self._seen or self._database.settled(version)
             self._seen = version
         for subjects in (self._runs, self._models):
-            yield from self._artifacts.poll_active(cursors, subjects, changed)
+            yield from self._artifacts.poll_active(cursors, subjects, changed or ())
             subjects.rest()
         self._artifacts.rest({*self._runs.warm.hot, *self._models.warm.hot})
 

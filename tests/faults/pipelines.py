@@ -1,0 +1,56 @@
+"""Running the pipeline inside the test's own event loop, beside a fault proxy."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from syncd.cli.exit_codes import exit_code_of
+from syncd.configuration import DaemonSettings, destination_of_argument, names_of_arguments, source_of_argument
+from syncd.errors import SyncdError
+from syncd.journal.journal import Journal
+from syncd.runtime.one_shot import sync_once
+from syncd.runtime.pipeline import Pipeline
+
+TIMEOUT_S = 60.0
+
+
+@dataclass
+class Synced:
+    """How a sync ended."""
+
+    code: int
+    error: str
+    totals: dict[str, Any]
+    faults: list[str]
+
+
+def open_pipeline(store: Path, url: str, state: Path, **more: Any) -> Pipeline:
+    """Open what ``syncd sync`` opens."""
+    [name] = names_of_arguments([str(store)])
+    return Pipeline(
+        Journal.open(state),
+        daemon=DaemonSettings(state_dir=state, flush_interval_s=0.0, **more),
+        sources=[source_of_argument(str(store), name=name)],
+        destinations=[destination_of_argument(url)],
+    )
+
+
+async def deliver(
+    store: Path, url: str, state: Path, *, patience_s: float = 30.0, timeout_s: float = TIMEOUT_S
+) -> Synced:
+    """Do what ``syncd sync`` does, with a patience of one's own."""
+    pipeline = open_pipeline(store, url, state)
+    code, error = 0, ""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await sync_once(pipeline, patience_s=patience_s)
+    except SyncdError as exc:
+        code, error = int(exit_code_of(exc)), str(exc)
+    finally:
+        totals = pipeline.totals().as_mapping()
+        faults = [fault for uploader in pipeline.uploaders.values() for fault in uploader.faults.values()]
+        await pipeline.close()
+    return Synced(code, error, totals, faults)
