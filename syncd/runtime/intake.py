@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from syncd.core.facts import MetricsLogged, Reading
+from syncd.core.facts import MetricsLogged, ProblemFound, Reading
 from syncd.errors import JournalError, JournalFull, SourceError, SourceNotReady
 from syncd.journal.journal import Journal
 from syncd.runtime.watcher import Watcher
@@ -159,21 +159,31 @@ class Intake:
             await asyncio.sleep(self._settings.poll_interval_s)
             self._look_wholly.set()
         except SourceError as error:
-            if str(error) != self.error:
-                log.error("the source cannot be read; it is tried again", source=self.name, error=str(error))
-            self.error = str(error)
+            await self._record(str(error))
             await asyncio.sleep(SOURCE_RETRY_S)
             self._look_wholly.set()
         except JournalError:
             raise
         except Exception as exc:
-            self.error = f"{type(exc).__name__}: {exc}"
-            log.exception("reading failed unexpectedly; it is tried again", source=self.name)
+            log.exception("reading failed unexpectedly", source=self.name)
+            await self._record(f"reading failed unexpectedly: {type(exc).__name__}: {exc}")
             await asyncio.sleep(FAULT_RETRY_S)
             self._look_wholly.set()
         else:
-            self.error = ""
+            await self._record("")
         return time.monotonic() - begun_s
+
+    async def _record(self, error: str) -> None:
+        """Keep, for ``syncd status``, why the source cannot be read; "" when it can."""
+        if error == self.error:
+            return
+        self.error = error
+        if error:
+            log.error("the source cannot be read; it is tried again", source=self.name, error=error)
+        else:
+            log.info("the source is read again", source=self.name)
+        problem = Reading([ProblemFound(f"source {self.name}", error)])
+        await asyncio.to_thread(self._journal.commit, self.source_id, self._audience, [problem])
 
     async def _read(self, *, full: bool, changed: Collection[str] | None) -> None:
         loop = asyncio.get_running_loop()

@@ -65,9 +65,13 @@ class PointDelivery:
         )
 
     def _is_doubtful(self, change: Change) -> bool:
-        """Whether the destination may hold points of this change in a way that matters."""
-        if change.again is Again.FIRST_READING and self._binding.adopted:
-            return True
+        """Whether the destination may hold points of this change in a way that matters.
+
+        Of a run that was found there, somebody else may be sending points too; where a store appends, each is
+        looked for first.
+        """
+        if self._binding.adopted:
+            return self._binding.appends or change.again is Again.FIRST_READING
         return self._binding.appends and (change.attempted or change.again is Again.RESTATED)
 
     async def _record_attempt(self, changes: Iterable[Change]) -> None:

@@ -122,6 +122,8 @@ class Uploader:
         except Exception as exc:  # a task's boundary: recorded, and this subject waits while the others go on
             log.exception("a pass failed unexpectedly; it is tried again", subject=subject)
             self.faults[subject] = f"{type(exc).__name__}: {exc}"
+            note = f"failed unexpectedly, is tried again: {self.faults[subject]}"
+            await self.channel.journal.do(Journal.note, self.channel.id, subject, note)
             self._due.setdefault(subject, time.monotonic() + AFTER_FAULT_S)
         finally:
             self._running.discard(subject)
