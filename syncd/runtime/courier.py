@@ -103,7 +103,7 @@ class Courier:
         raise AssertionError("stop_never stopped")
 
     async def _attempt(self, send: Callable[[], Awaitable[T]]) -> T:
-        async with self._admission(), self._slot():
+        async with self._slot(), self._admission():
             try:
                 result = await send()
             except Rejected:
@@ -117,12 +117,18 @@ class Courier:
 
     @asynccontextmanager
     async def _admission(self) -> AsyncIterator[None]:
-        await asyncio.sleep(max(0.0, self._quiet_until_s - self._monotonic()))
+        """Let a call through that has its place: what other calls met while it waited for that holds for it too."""
+        await self._quiet_is_over()
         if not self._breaker.is_open:
             yield
             return
         async with self._probing:
+            await self._quiet_is_over()
             yield
+
+    async def _quiet_is_over(self) -> None:
+        while (left_s := self._quiet_until_s - self._monotonic()) > 0:
+            await asyncio.sleep(left_s)
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:

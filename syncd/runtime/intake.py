@@ -8,6 +8,7 @@ never drops, because what is not committed is simply stated again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -183,7 +184,8 @@ class Intake:
         else:
             log.info("the source is read again", source=self.name)
         problem = Reading([ProblemFound(f"source {self.name}", error)])
-        await asyncio.to_thread(self._journal.commit, self.source_id, self._audience, [problem])
+        with contextlib.suppress(JournalFull):  # it is in the log and in `error` at least
+            await asyncio.to_thread(self._journal.commit, self.source_id, self._audience, [problem])
 
     async def _read(self, *, full: bool, changed: Collection[str] | None) -> None:
         loop = asyncio.get_running_loop()

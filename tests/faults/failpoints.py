@@ -158,8 +158,9 @@ def main(argv: list[str]) -> int:
 
 
 def run(name: str, command: list[str]) -> NoReturn:
-    """Run a command of syncd with a failpoint in this process."""
-    Failpoint(name).install()
+    """Run a command of syncd in this process, with a failpoint or ("") none."""
+    if name:
+        Failpoint(name).install()
     sys.exit(syncd_main(command))
 
 

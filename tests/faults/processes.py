@@ -69,10 +69,16 @@ _forkserver = multiprocessing.get_context("forkserver")
 _forkserver.set_forkserver_preload(["tests.faults.failpoints"])
 
 
-def killed_sync(failpoint: str, store: Path, url: str, state: Path) -> int | None:
-    """Run ``syncd sync`` in a process of its own up to a failpoint; return its exit code."""
+def forked_sync(store: Path, url: str, state: Path, *, failpoint: str = "") -> multiprocessing.Process:
+    """Start ``syncd sync`` in a process of its own, with a failpoint or none."""
     process = _forkserver.Process(target=failpoints.run, args=(failpoint, sync_arguments(store, url, state)))
     process.start()
+    return process  # type: ignore[return-value]
+
+
+def killed_sync(failpoint: str, store: Path, url: str, state: Path) -> int | None:
+    """Run ``syncd sync`` in a process of its own up to a failpoint; return its exit code."""
+    process = forked_sync(store, url, state, failpoint=failpoint)
     process.join(TIMEOUT_S)
     if process.is_alive():
         process.kill()

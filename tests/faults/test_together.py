@@ -1,0 +1,96 @@
+"""More than one syncd at once, on one state directory or on one store."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.faults import processes
+from tests.faults.conftest import Case
+from tests.faults.pipelines import deliver
+from tests.faults.processes import daemon, syncd, wait_for, write_config
+from tests.faults.test_answers import with_many_runs
+from tests.standins.fault_proxy import FaultProxy, Rule
+
+
+def test_a_second_process_on_one_state_directory_names_the_first(case: Case, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "a.toml", state=case.state, url=case.server.url, stores=[case.database])
+    with daemon(config) as running:
+        wait_for("the daemon", lambda: "syncd runs" in running.text())
+        second = syncd("run", "--config", str(config))
+        assert second.code == 1
+        assert f"process {running.pid} " in second.err
+        assert running.terminate() == 0
+    assert case.sync().code == 0
+    case.check()
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_two_syncs_at_the_same_moment_make_each_run_once(case: Case, turn: int) -> None:
+    with_many_runs(case, 12)
+    started = [
+        processes.forked_sync(case.database, case.server.url, case.folder / f"state{number}") for number in range(2)
+    ]
+    for process in started:
+        process.join(60)
+        assert process.exitcode == 0
+    case.check()
+
+
+async def test_a_create_that_comes_late_finds_what_another_made_meanwhile(case: Case) -> None:
+    """The first syncd has looked, is throttled at its create, and goes on when the second has done everything."""
+    with_many_runs(case, 12)
+    async with FaultProxy(case.server.url) as proxy:
+        proxy.add(Rule("answer", status=429, headers={"Retry-After": "4"}, path="/runs/create"))
+        first = asyncio.create_task(deliver(case.database, proxy.url, case.folder / "first"))
+        while not proxy.faulted["answer"]:
+            await asyncio.sleep(0.02)
+        proxy.rules.clear()
+        second = await deliver(case.database, case.server.url, case.folder / "second")
+        assert (second.code, second.faults) == (0, [])
+        case.check()
+        done = await first
+    assert (done.code, done.faults, done.totals["dead_letters"]) == (0, [], 0)
+    case.check()
+
+
+async def test_two_that_create_at_once_keep_the_same_run(case: Case) -> None:
+    """Both have looked and both create: the answer to one create comes late."""
+    with_many_runs(case, 6)
+    async with FaultProxy(case.server.url) as slow, FaultProxy(case.server.url) as other:
+        slow.add(Rule("late", path="/runs/search", drip_s=0.4))
+        other.add(Rule("late", path="/runs/search", drip_s=0.4))
+        both = await asyncio.gather(
+            deliver(case.database, slow.url, case.folder / "first"),
+            deliver(case.database, other.url, case.folder / "second"),
+        )
+    assert [(done.code, done.faults, done.totals["dead_letters"]) for done in both] == [(0, [], 0)] * 2
+    case.check()
+
+
+async def test_a_run_that_lost_the_race_is_not_doubled_on_a_store_that_appends(file_case: Case) -> None:
+    """As above; when the loser states the run again for the kept one, its points are there already."""
+    async with FaultProxy(file_case.server.url) as slow, FaultProxy(file_case.server.url) as other:
+        slow.add(Rule("late", path="/runs/search", drip_s=0.4))
+        slow.add(Rule("late", path="log-batch", drip_s=1.0))
+        other.add(Rule("late", path="/runs/search", drip_s=0.4))
+        both = await asyncio.gather(
+            deliver(file_case.database, slow.url, file_case.folder / "first"),
+            deliver(file_case.database, other.url, file_case.folder / "second"),
+        )
+    assert [(done.code, done.faults) for done in both] == [(0, [])] * 2
+    file_case.check()
+
+
+def test_a_state_directory_is_free_again_after_kill_9(case: Case, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "a.toml", state=case.state, url=case.server.url, stores=[case.database])
+    with daemon(config) as running:
+        wait_for("the daemon", lambda: "syncd runs" in running.text())
+        running.kill()
+    assert (case.state / "lock").read_text().strip() == str(running.pid)
+    assert not Path(f"/proc/{running.pid}").exists() or os.getpid() != running.pid
+    assert case.sync().code == 0
+    case.check()

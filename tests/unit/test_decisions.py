@@ -1,0 +1,104 @@
+"""Concurrency, breaker, filters and reconciling: decisions as values."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncd.core.breaker import Breaker
+from syncd.core.concurrency import AdaptiveLimit
+from syncd.core.filters import Filter
+from syncd.core.reconcile import by_key, changed_values, missing_points, parse_line, point_key
+
+VALUES = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False).map(lambda value: (repr(value), value)),
+    st.sampled_from([('"NaN"', math.nan), ('"Infinity"', math.inf), ('"-Infinity"', -math.inf)]),
+)
+POINTS = st.lists(st.tuples(VALUES, st.integers(0, 2**62), st.integers(-(2**62), 2**62)), max_size=20)
+
+
+def line(point, key="k"):
+    (text, _), timestamp_ms, step = point
+    return f'{{"key":"{key}","value":{text},"timestamp":{timestamp_ms},"step":{step}}}'.encode()
+
+
+def test_the_limit_rises_by_one_a_round_and_halves_once_a_cooldown():
+    limit = AdaptiveLimit(most=8, start=4, cooldown_s=1.0)
+    for _ in range(5):
+        limit.succeeded()
+    assert limit.value == 5
+    limit.failed(10.0)
+    assert limit.value == 2
+    limit.failed(10.5)
+    assert limit.value == 2
+    limit.failed(11.0)
+    limit.failed(12.0)
+    limit.failed(13.0)
+    assert limit.value == 1
+
+
+@given(st.lists(st.booleans(), max_size=200), st.integers(1, 20))
+def test_the_limit_stays_between_one_and_the_most(answers, most):
+    limit = AdaptiveLimit(most=most)
+    for second, answered in enumerate(answers):
+        limit.succeeded() if answered else limit.failed(float(second))
+        assert 1 <= limit.value <= most
+
+
+def test_the_breaker_opens_after_failures_in_a_row_and_the_first_answer_closes_it():
+    breaker = Breaker(threshold=3)
+    assert [breaker.failed(), breaker.failed()] == [False, False]
+    assert not breaker.answered()
+    assert [breaker.failed(), breaker.failed(), breaker.failed(), breaker.failed()] == [False, False, True, False]
+    assert breaker.is_open
+    assert breaker.answered()
+    assert not breaker.is_open
+
+
+@pytest.mark.parametrize(
+    ("wanted", "name", "tags", "takes"),
+    [
+        (Filter(), "anything", {}, True),
+        (Filter(run_names=("a*",)), "abc", {}, True),
+        (Filter(run_names=("a*",)), "bc", {}, False),
+        (Filter(tags={"team": "vision"}), "x", {"team": "vision"}, True),
+        (Filter(tags={"team": "vision"}), "x", {}, False),
+        (Filter(run_names=("a",), tags={"t": "1"}), "a", {"t": "2"}, False),
+    ],
+)
+def test_filters_of_runs(wanted, name, tags, takes):
+    assert wanted.takes_run(name, tags) is takes
+
+
+def test_an_excluded_name_is_excluded_even_if_included():
+    wanted = Filter(experiments=("prod*",), exclude_experiments=("*-old",), exclude_artifacts=("*.ckpt",))
+    assert wanted.takes_experiment("prod-1")
+    assert not wanted.takes_experiment("prod-old")
+    assert not wanted.takes_experiment("dev")
+    assert wanted.takes_artifact("model/MLmodel")
+    assert not wanted.takes_artifact("a/b.ckpt")
+
+
+@given(POINTS, POINTS)
+def test_missing_points_are_those_not_held_each_once(pending, held):
+    identities = {point_key(value, timestamp_ms, step) for (_, value), timestamp_ms, step in held}
+    missing = missing_points([line(point) for point in pending], identities)
+    sent = [point_key(*parse_line(one)[1:]) for one in missing]
+    assert len(set(sent)) == len(sent)
+    assert set(sent) | identities == identities | {point_key(v, t, s) for (_, v), t, s in pending}
+    assert not set(sent) & identities
+
+
+def test_an_infinity_is_held_as_the_largest_double_and_minus_zero_as_zero():
+    held = {point_key(1.7976931348623157e308, 1, 2), point_key(0.0, 1, 3), point_key(math.nan, 1, 4)}
+    lines = [line((('"Infinity"', 0), 1, 2)), line((("-0.0", 0), 1, 3)), line((('"NaN"', 0), 1, 4))]
+    assert missing_points(lines, held) == []
+
+
+def test_points_are_grouped_by_their_key_and_only_changed_values_are_sent():
+    lines = [line((("1", 1), 1, 1), "a"), line((("1", 1), 1, 1), 'b\\"'), line((("2", 2), 1, 1), "a")]
+    assert by_key(lines) == {"a": [lines[0], lines[2]], 'b"': [lines[1]]}
+    assert changed_values({"a": "1", "b": "2", "c": ""}, {"a": "1", "b": "3"}) == {"b": "2", "c": ""}
