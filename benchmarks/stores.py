@@ -7,6 +7,7 @@ import random
 import uuid
 from pathlib import Path
 
+EXPERIMENT = "123456789012345678"
 EXPERIMENT_META = """artifact_location: {root}/{experiment}
 creation_time: 1700000000000
 experiment_id: '{experiment}'
@@ -48,26 +49,40 @@ def make_file_store(
 ) -> list[str]:
     """Write a store below ``root`` and return the run ids. ``status`` 3 is FINISHED, 1 RUNNING."""
     random_numbers = random.Random(seed)
-    experiment = "123456789012345678"
-    folder = root / experiment
+    folder = root / EXPERIMENT
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "meta.yaml").write_text(EXPERIMENT_META.format(root=root, experiment=experiment, name=name))
+    (folder / "meta.yaml").write_text(EXPERIMENT_META.format(root=root, experiment=EXPERIMENT, name=name))
     run_ids = []
     for number in range(runs):
         run = uuid.UUID(int=random_numbers.getrandbits(128)).hex
         run_ids.append(run)
-        _write_run(folder / run, metrics, steps, params, files, random_numbers.randbytes(file_bytes), number)
-        end = "null" if status == 1 else 1700000000000 + steps * 1000
-        meta = RUN_META.format(
-            root=root, experiment=experiment, run=run, name=f"run-{number}", end=end, status=status
+        write_run(
+            folder / run,
+            metrics=metrics,
+            steps=steps,
+            params=params,
+            files=files,
+            content=random_numbers.randbytes(file_bytes),
+            number=number,
+            status=status,
         )
-        (folder / run / "meta.yaml").write_text(meta)
     return run_ids
 
 
-def _write_run(folder: Path, metrics: int, steps: int, params: int, files: int, content: bytes, number: int) -> None:
+def write_run(
+    folder: Path,
+    *,
+    metrics: int,
+    steps: int,
+    params: int = 0,
+    files: int = 0,
+    content: bytes = b"",
+    number: int = 0,
+    status: int = 3,
+) -> None:
+    """Write one run below its experiment's folder, its meta.yaml last; the folder's name is its id."""
     for part in ("metrics", "params", "tags", "artifacts"):
-        (folder / part).mkdir(parents=True)
+        (folder / part).mkdir(parents=True, exist_ok=True)
     for metric in range(metrics):
         lines = [
             f"{1700000000000 + step * 1000} {math.exp(-step / 300) + metric + number / 1000!r} {step}\n"
@@ -80,3 +95,7 @@ def _write_run(folder: Path, metrics: int, steps: int, params: int, files: int, 
     (folder / "tags" / "mlflow.user").write_text("bench")
     for file in range(files):
         (folder / "artifacts" / f"file_{file}.bin").write_bytes(content)
+    end = "null" if status == 1 else 1700000000000 + steps * 1000
+    root, experiment, run = folder.parent.parent, folder.parent.name, folder.name
+    meta = RUN_META.format(root=root, experiment=experiment, run=run, name=f"run-{number}", end=end, status=status)
+    (folder / "meta.yaml").write_text(meta)

@@ -80,6 +80,13 @@ def _add_working_commands(commands: _Commands[argparse.ArgumentParser]) -> None:
     _add_sources(sync)
     sync.add_argument("--to", metavar="URI", required=True, help="the tracking server: http(s)://…")
     sync.add_argument("--state-dir", metavar="DIR", help="where the journal lives (default: one for SOURCE and URI)")
+    sync.add_argument(
+        "--patience",
+        metavar="SECONDS",
+        type=float,
+        default=60.0,
+        help="give up (exit code 75) when the server has not answered for so long (default: 60)",
+    )
     sync.add_argument("--dry-run", action="store_true", help="say what would be sent, send nothing")
     sync.add_argument(
         "--experiment", metavar="NAME", nargs="+", action="extend", default=[], help="only experiments of that name"

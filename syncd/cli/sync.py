@@ -44,7 +44,9 @@ def execute(arguments: argparse.Namespace) -> int:
         return _dry_run(sources, as_json=arguments.json)
     state_dir = Path(arguments.state_dir) if arguments.state_dir else default_state_dir(sources, destination)
     journal = Journal.open(state_dir.absolute())
-    outcome = asyncio.run(_sync(journal, sources, destination, state_dir, quiet=arguments.json))
+    outcome = asyncio.run(
+        _sync(journal, sources, destination, state_dir, quiet=arguments.json, patience_s=arguments.patience)
+    )
     _report(outcome, as_json=arguments.json)
     if outcome["faults"]:
         return ExitCode.UNEXPECTED
@@ -65,6 +67,7 @@ async def _sync(
     state_dir: Path,
     *,
     quiet: bool,
+    patience_s: float,
 ) -> dict[str, Any]:
     pipeline = Pipeline(
         journal,
@@ -76,7 +79,9 @@ async def _sync(
     try:
         with open_progress(quiet=quiet) as progress:
             await sync_once(
-                pipeline, watch=lambda reading: progress.show(lambda: pipeline.totals().since(before), reading)
+                pipeline,
+                patience_s=patience_s,
+                watch=lambda reading: progress.show(lambda: pipeline.totals().since(before), reading),
             )
         return {
             **pipeline.totals().since(before).as_mapping(),

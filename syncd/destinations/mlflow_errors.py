@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import email.utils
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -16,6 +17,12 @@ from syncd.errors import AuthFailed, DestinationError, OutcomeUnknown, Rejected,
 
 MESSAGE_MAX_LENGTH: Final = 100_000
 _AMBIGUOUS_STATUSES: Final = frozenset({500, 502, 504})
+# What SQLAlchemy says when a server's database is overloaded, locked or away; MLflow passes it on as a 400 BAD_REQUEST
+# (measured on 3.15 with 16 requests in flight, 2026-11: "QueuePool limit of size 5 overflow 10 reached, connection
+# timed out, timeout 30.00").
+_DATABASE_TROUBLE: Final = re.compile(
+    r"QueuePool limit|OperationalError|InterfaceError|PendingRollbackError|database is locked|deadlock", re.IGNORECASE
+)
 _DELETED_WORDS: Final = ("must be in the 'active' state", "must be in 'active' lifecycle_stage")
 
 
@@ -54,6 +61,8 @@ def classify(
         kind = OutcomeUnknown if method != "GET" and status in _AMBIGUOUS_STATUSES else Transient
         wish = _retry_after_s(headers.get("Retry-After"))
         return kind(words, retry_after_s=wish, server_fault=status == 500, **about)
+    if code == "BAD_REQUEST" and _DATABASE_TROUBLE.search(message):
+        return (Transient if method == "GET" else OutcomeUnknown)(words, hint="the server's database is busy", **about)
     if status == 404 and not code:
         return NotMlflow(words, hint="the address is wrong, or a gateway answers instead of MLflow", **about)
     gone = code == "RESOURCE_DOES_NOT_EXIST" or any(w in message for w in _DELETED_WORDS)

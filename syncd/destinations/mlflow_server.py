@@ -309,7 +309,13 @@ class MlflowServer:
         if request.models:
             body["models"] = [{"model_id": model} for model in request.models]
         if any(body.values()):
-            await self._run_call("log-inputs", request.run_id, body, doing="logging inputs of run")
+            try:
+                await self._run_call("log-inputs", request.run_id, body, doing="logging inputs of run")
+            except Rejected as exc:
+                if not _CONFLICT.search(exc.message):
+                    raise
+                # Another run's request wrote the same dataset in the same moment; the next one finds it.
+                await self._run_call("log-inputs", request.run_id, body, doing="logging inputs of run")
 
     async def _update_run(self, request: UpdateRun) -> None:
         body: Json = {"status": request.status}

@@ -238,6 +238,11 @@ class Journal:
             self._run("add_source", {"name": name})
             return int(self._run("source_id", {"name": name}).fetchone()[0])
 
+    def source_names(self) -> dict[int, str]:
+        """Return the names of all sources by id, of those that are no longer configured too."""
+        with self._lock, translated("reading the sources", self._path):
+            return dict(self._run("sources").fetchall())
+
     def register_destinations(self, named: Mapping[str, str]) -> dict[str, DestinationRow]:
         """Record which destinations are configured now; ``named`` maps name to URI.
 

@@ -1,5 +1,8 @@
 -- Every statement of the journal, by name. Loaded by queries.py.
 
+-- name: sources
+SELECT id, name FROM source;
+
 -- name: source_id
 SELECT id FROM source WHERE name = :name;
 

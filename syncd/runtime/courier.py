@@ -27,8 +27,10 @@ log = structlog.get_logger(__name__)
 
 BACKOFF = wait_random_exponential(multiplier=0.25, max=60)
 AUTH_BACKOFF = wait_exponential(multiplier=2, max=60)
-# A request that the server answers with 500 this often, while it answers others, is itself the cause.
+# A request that the server answers with 500 this often and for this long, while it answers others, is itself the
+# cause. A server whose database is locked or whose disk is full fails like that for a while, too.
 POISON_FAULTS = 5
+POISON_AFTER_S = 30.0
 
 
 @dataclass(slots=True)
@@ -78,6 +80,7 @@ class Courier:
             OutcomeUnknown: only if ``repeat_unknown`` is false.
         """
         faults = 0
+        first_fault_s = float("inf")
         answers = self._breaker.answers
 
         def may_pass(error: BaseException) -> bool:
@@ -92,8 +95,11 @@ class Courier:
                 try:
                     return await self._attempt(send)
                 except Transient as error:
-                    faults += error.server_fault
-                    if faults >= POISON_FAULTS and self._breaker.answers > answers:
+                    if error.server_fault:
+                        faults += 1
+                        first_fault_s = min(first_fault_s, self._monotonic())
+                    lasting = faults >= POISON_FAULTS and self._monotonic() - first_fault_s >= POISON_AFTER_S
+                    if lasting and self._breaker.answers > answers:
                         raise Rejected(
                             f"answered with a server error {faults} times while other requests succeeded: {error}",
                             code="INTERNAL_ERROR",

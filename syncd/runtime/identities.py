@@ -1,13 +1,14 @@
 """Identities: which remote experiment, run or model is which local one. Creates what is missing, once.
 
-A create whose answer was lost is looked up by its source tag before it is made again. A run is looked up before it is
-created, unless this process has just created its experiment, which is then empty. Two daemons that create the same
+A run is looked up by its source tag before it is created, and again before a create that was refused or whose answer
+was lost is repeated. Only an experiment that this process has created a moment ago is known to be empty. Two daemons that create the same
 run in the same moment find both afterwards (``twins``), choose the same one and the loser discards its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from weakref import WeakValueDictionary
 
@@ -19,7 +20,7 @@ from syncd.core.facts import ExperimentSeen, ModelSeen, RunSeen
 from syncd.core.planner import fit_values
 from syncd.core.requests import CreateModel, CreateRun, LogBatch
 from syncd.destinations.base import RemoteSubject
-from syncd.errors import OutcomeUnknown, Rejected
+from syncd.errors import Rejected
 from syncd.journal.journal import Binding, Journal, Subject
 from syncd.runtime.channel import Channel
 
@@ -27,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 # Tags put into the create call; the rest follows by log-batch.
 CREATE_TAGS = 90
+# What a look found missing may be created without another look for so long.
+LOOK_HOLDS_S = 1.0
 # A model's run is stated within seconds of the model, if it is in the store at all.
 RUN_PATIENCE_MS = 10_000
 
@@ -38,14 +41,17 @@ class HeadUnknown(Exception):
 class Identities:
     """Resolves subjects of the journal to subjects of one destination."""
 
-    def __init__(self, channel: Channel, *, wall_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, channel: Channel, *, wall_ms: Callable[[], int], monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._channel = channel
         self._wall_ms = wall_ms
         self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
-        self._fresh_experiments: set[str] = set()
+        self._monotonic = monotonic
+        self._created_s: dict[str, float] = {}  # when this process created an experiment
         self._created_tags: dict[int, Mapping[str, str]] = {}
         self._looking: dict[tuple[str, str], asyncio.Lock] = {}
-        self._looked: dict[tuple[str, str], dict[str, RemoteSubject | None]] = {}
+        self._looked: dict[tuple[str, str], dict[str, tuple[RemoteSubject | None, float]]] = {}
 
     def created_tags(self, subject_id: int) -> Mapping[str, str]:
         """Return, once, the tags that went with the create of that run in this process."""
@@ -83,7 +89,7 @@ class Identities:
     async def _bind_experiment(self, subject: Subject, head: ExperimentSeen) -> Binding:
         remote = await self._channel.courier.call(lambda: self._channel.destination.ensure_experiment(head.name))
         if remote.created:
-            self._fresh_experiments.add(remote.id)
+            self._created_s[remote.id] = self._monotonic()
         return await self._bind(subject.id, Binding(remote.id, "", adopted=not remote.created, appends=remote.appends))
 
     async def _experiment(self, subject: Subject, above: frozenset[int]) -> Binding:
@@ -164,20 +170,36 @@ class Identities:
     async def _find_or_create(
         self, subject: Subject, experiment_id: str, request: CreateRun | CreateModel
     ) -> RemoteSubject:
+        """Return the subject's twin there, or create it.
+
+        What a look has found missing is taken to be missing for ``LOOK_HOLDS_S`` only, however long the create has to
+        wait: by then another daemon may have created it, and have looked for twins for the last time (``twins``).
+        """
         channel = self._channel
         kind, key = subject.key.kind, subject.key.id
-        fresh = experiment_id in self._fresh_experiments
-        found = None if fresh else await self._first_look(subject, experiment_id)
-        while found is None:
-            try:
-                return await channel.courier.call(lambda: channel.destination.create(request), repeat_unknown=False)
-            except OutcomeUnknown as error:
-                log.info("a create went unanswered; looking whether it was made", kind=kind, error=str(error))
-            found = (await channel.courier.call(lambda: channel.destination.find(kind, experiment_id, [key]))).get(key)
-        return found
+        looked_s = self._created_s.get(experiment_id, float("-inf"))
+        if self._monotonic() - looked_s > LOOK_HOLDS_S:
+            found, looked_s = await self._first_look(subject, experiment_id)
+            if found is not None:
+                return found
 
-    async def _first_look(self, subject: Subject, experiment_id: str) -> RemoteSubject | None:
-        """Look the subject up, and with it all others of its experiment that will be looked up next."""
+        async def look_and_create() -> RemoteSubject:
+            nonlocal looked_s
+            if self._monotonic() - looked_s > LOOK_HOLDS_S:
+                there = (await channel.destination.find(kind, experiment_id, [key])).get(key)
+                if there is not None:
+                    return there
+            looked_s = float("-inf")  # whatever becomes of this create, another one looks first
+            return await channel.destination.create(request)
+
+        return await channel.courier.call(look_and_create)
+
+    async def _first_look(self, subject: Subject, experiment_id: str) -> tuple[RemoteSubject | None, float]:
+        """Look the subject up, and with it all others of its experiment that will be looked up next.
+
+        Returns:
+            What is there, and when that was asked (monotonic s).
+        """
         kind, key = subject.key.kind, subject.key.id
         lock = self._looking.setdefault((kind, experiment_id), asyncio.Lock())
         async with lock:
@@ -187,10 +209,11 @@ class Identities:
                     Journal.unbound_keys, self._channel.id, subject.source_id, subject.experiment_id or 0, kind
                 )
                 wanted = {key, *keys}
+                asked_s = self._monotonic()
                 found = await self._channel.courier.call(
                     lambda: self._channel.destination.find(kind, experiment_id, wanted)
                 )
-                looked.update({one: found.get(one) for one in wanted})
+                looked.update({one: (found.get(one), asked_s) for one in wanted})
             return looked.pop(key)
 
     async def twins(self, before_ms: int) -> list[tuple[int, RemoteSubject]]:
@@ -203,11 +226,17 @@ class Identities:
         lost = []
         unchecked = await channel.journal.do(Journal.unchecked, channel.id, before_ms)
         for experiment_id in {run.experiment_id for run in unchecked}:
-            mine = {run.key: run for run in unchecked if run.experiment_id == experiment_id}
+            mine = [run for run in unchecked if run.experiment_id == experiment_id]
+            keys = {run.key for run in mine}
             found = await channel.courier.call(
-                lambda experiment_id=experiment_id, mine=mine: channel.destination.find("run", experiment_id, mine)  # type: ignore[misc]
+                lambda experiment_id=experiment_id, keys=keys: channel.destination.find("run", experiment_id, keys)  # type: ignore[misc]
             )
-            lost += [(mine[key].subject_id, one) for key, one in found.items() if one.id != mine[key].remote_id]
+            # Two of mine may be one run: a store that is read under two names.
+            lost += [
+                (run.subject_id, found[run.key])
+                for run in mine
+                if run.key in found and found[run.key].id != run.remote_id
+            ]
         losers = {subject_id for subject_id, _ in lost}
         await channel.journal.do(
             Journal.mark_checked,

@@ -208,7 +208,7 @@ class Lane:
         overflow = OverflowDocuments(self._channel, subject, binding)
         async with asyncio.TaskGroup() as sections:
             sections.create_task(
-                ModelPointDelivery(self._channel, self._identities, subject, binding, self._settlement).run()
+                ModelPointDelivery(self._channel, self._identities, subject, binding, self._settlement, overflow).run()
             )
             sections.create_task(ArtifactDelivery(self._channel, subject, binding, self._settlement, overflow).run())
         await self._settlement.flush()

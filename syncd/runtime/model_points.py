@@ -1,4 +1,9 @@
-"""Delivers the points of a logged model: each belongs to the model and to the run that logged it."""
+"""Delivers the points of a logged model: each belongs to the model and to the run that logged it.
+
+A server takes them as points of the run that name the model. Some cannot be held that way, and go to the model's
+overflow: a NaN that the run already has (SQL stores refuse it, and would tell it as 0.0), and all of them where points
+are appended, since the run would have each twice (measured 2026-11).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ from syncd.errors import Rejected
 from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal, Subject
 from syncd.runtime.channel import Channel
 from syncd.runtime.identities import Identities
+from syncd.runtime.overflow import OverflowDocuments
 from syncd.runtime.settlement import Settlement
 
 
@@ -19,9 +25,16 @@ class ModelPointDelivery:
     """One pass over the metric changes of a model. They are few, so they go one change after the other."""
 
     def __init__(
-        self, channel: Channel, identities: Identities, subject: Subject, binding: Binding, settlement: Settlement
+        self,
+        channel: Channel,
+        identities: Identities,
+        subject: Subject,
+        binding: Binding,
+        settlement: Settlement,
+        overflow: OverflowDocuments,
     ) -> None:
         self._channel = channel
+        self._overflow = overflow
         self._identities = identities
         self._subject = subject
         self._binding = binding
@@ -38,7 +51,11 @@ class ModelPointDelivery:
 
     async def _deliver(self, change: Change) -> None:
         dead: list[DeadLetter] = []
-        for run_key, lines in group_by_run(change.body.split(b"\n")).items():
+        every = change.body.split(b"\n")
+        over = every if self._binding.appends else [line for line in every if b'"value":"NaN"' in line]
+        if over:
+            await self._overflow.keep("metrics", {point_name(line): line.decode() for line in over})
+        for run_key, lines in group_by_run(line for line in every if line not in over).items():
             try:
                 await self._send(run_key, lines)
             except Rejected as error:
@@ -58,6 +75,12 @@ class ModelPointDelivery:
         for batch in cut_points([Points(0, renamed)], self._channel.limits):
             request = LogBatch(run.remote_id, lines=batch.lines)
             await self._channel.courier.call(lambda request=request: self._channel.destination.send(request))  # type: ignore[misc]
+
+
+def point_name(line: bytes) -> str:
+    """Return what a point is called in the overflow document."""
+    point = json.loads(line)
+    return f"{point['key']} at step {point['step']}, {point['timestamp']} ms: {point['value']}"
 
 
 def group_by_run(lines: Iterable[bytes]) -> dict[str, list[bytes]]:

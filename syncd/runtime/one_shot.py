@@ -11,8 +11,6 @@ from syncd.errors import Transient
 from syncd.runtime.courier import Courier
 from syncd.runtime.pipeline import Pipeline
 
-# The destination may be silent this long before `sync` gives up; what was read stays in the journal.
-PATIENCE_S = 60.0
 LOOK_S = 0.25
 
 
@@ -20,9 +18,7 @@ class Unreachable(Transient):
     """The destination stayed unreachable for too long; exit code 75."""
 
 
-async def sync_once(
-    pipeline: Pipeline, *, patience_s: float = PATIENCE_S, watch: Callable[[bool], None] | None = None
-) -> None:
+async def sync_once(pipeline: Pipeline, *, patience_s: float, watch: Callable[[bool], None] | None = None) -> None:
     """Read every source once and deliver everything.
 
     Args:

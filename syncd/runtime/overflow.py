@@ -1,7 +1,8 @@
 """Overflow: what a destination cannot hold as it is, kept whole in documents among the run's artifacts.
 
 ``syncd/overflow/params.json`` and ``tags.json`` map each key to its whole value; ``artifacts.json`` maps each original
-path to the path under which the bytes are kept. The documents are written anew whenever one of them grows.
+path to the path under which the bytes are kept; ``metrics.json`` of a model holds points in wire form, with the ids
+of the source. The documents are written anew whenever one of them grows.
 """
 
 from __future__ import annotations

@@ -58,6 +58,11 @@ class Pipeline:
             for settings in sources
             for opening in store_openings(settings, temp_dir=Path(daemon.state_dir))
         ]
+        # What was read of a source that is no longer configured is still delivered, under its name.
+        self._source_names = {
+            **journal.source_names(),
+            **{source.id: source.opening.source.name for source in self._sources},
+        }
         self._settings = {settings.name: settings for settings in destinations}
         self._rows = journal.register_destinations({name: settings.uri for name, settings in self._settings.items()})
         self.couriers: dict[str, Courier] = {}
@@ -139,7 +144,7 @@ class Pipeline:
             logged_models=facts.logged_models,
             open_artifact=open_artifact,
             read_again=self._read_again,
-            source_names={source.id: source.opening.source.name for source in self._sources},
+            source_names=self._source_names,
             filter=settings.filter,
             on_delete={source.id: source.opening.source.on_delete for source in self._sources},
             source_experiments={source.id: source.opening.source.experiments for source in self._sources},

@@ -10,6 +10,7 @@ streams and artifacts as digests of streamed bytes, so memory does not grow with
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -22,6 +23,7 @@ from syncd.core.compare import (
     Comparison,
     Difference,
     ModelHead,
+    ModelPoint,
     Note,
     Place,
     RunHead,
@@ -39,6 +41,7 @@ from syncd.core.compare import (
 )
 from syncd.core.facts import ExperimentSeen, ModelSeen, RunSeen
 from syncd.core.first_cause import first_cause
+from syncd.core.reconcile import parse_line
 from syncd.destinations.base import RemoteExperiment, RemoteModel, RemoteRun, RemoteSubject, ServerFacts
 from syncd.errors import Rejected, SourceNotReady
 from syncd.runtime.assembly import StoreOpening
@@ -83,6 +86,7 @@ class InOverflow:
     params: int = 0
     tags: int = 0
     artifacts: int = 0
+    points: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -452,7 +456,7 @@ class Verification:
         self._report.compared.tags += len(head.tags)
         self._report.overflow.params += params.in_overflow
         self._report.overflow.tags += tags.in_overflow
-        await self._compare_model_metrics(spooled, remote, experiment, findings)
+        await self._compare_model_metrics(spooled, remote, experiment, overflow, findings)
 
     async def _find_model(
         self, spooled: Spooled, experiment: RemoteExperiment | None, findings: _Findings
@@ -481,14 +485,21 @@ class Verification:
         findings.differences += await self._compare_link(spooled, wanted, held, "source run")
 
     async def _compare_model_metrics(
-        self, spooled: Spooled, remote: RemoteModel, experiment: RemoteExperiment, findings: _Findings
+        self,
+        spooled: Spooled,
+        remote: RemoteModel,
+        experiment: RemoteExperiment,
+        overflow: OverflowContent,
+        findings: _Findings,
     ) -> None:
         wanted = await asyncio.to_thread(self._spool.model_points, spooled.number)
         held = [
             (key, await self._source_of_run(run) if run else "", point_identity(value, timestamp_ms, step))
             for key, value, timestamp_ms, step, run in remote.metrics
         ]
-        findings.take(compare_model_points(wanted, held, latest_only=experiment.appends))
+        kept = [_model_point(line) for line in overflow.metrics.values()]
+        self._report.overflow.points += len(kept)
+        findings.take(compare_model_points(wanted, [*held, *kept], latest_only=experiment.appends))
         self._report.compared.points += len(wanted)
 
 
@@ -509,6 +520,12 @@ class _Findings:
         """Add what a comparison came to."""
         self.differences += comparison.differences
         self.notes += comparison.notes
+
+
+def _model_point(line: str) -> ModelPoint:
+    """Return a point of an overflow document, which is in the source's ids."""
+    key, value, timestamp_ms, step = parse_line(line.encode())
+    return key, json.loads(line).get("run_id", ""), point_identity(value, timestamp_ms, step)
 
 
 async def side_by_side(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, most: int) -> None:

@@ -27,6 +27,7 @@ class OverflowContent:
     params: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     artifacts: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -73,7 +74,7 @@ class ArtifactVerification:
         self, subject: RemoteSubject, held: Mapping[str, int | None], found: ArtifactFindings
     ) -> OverflowContent:
         documents: dict[str, Mapping[str, str]] = {}
-        for section in ("params", "tags", "artifacts"):
+        for section in ("params", "tags", "artifacts", "metrics"):
             path = f"{source_tags.OVERFLOW_FOLDER}/{section}.json"
             if path not in held:
                 continue

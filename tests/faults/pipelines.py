@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from syncd.runtime.one_shot import sync_once
 from syncd.runtime.pipeline import Pipeline
 
 TIMEOUT_S = 60.0
+# Two of them stay below the 15 connections of an MLflow server's database, beyond which it stands still for 30 s.
+CONCURRENCY = 4
 
 
 @dataclass
@@ -34,7 +36,7 @@ def open_pipeline(store: Path, url: str, state: Path, **more: Any) -> Pipeline:
         Journal.open(state),
         daemon=DaemonSettings(state_dir=state, flush_interval_s=0.0, **more),
         sources=[source_of_argument(str(store), name=name)],
-        destinations=[destination_of_argument(url)],
+        destinations=[replace(destination_of_argument(url), max_concurrency=CONCURRENCY)],
     )
 
 

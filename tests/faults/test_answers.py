@@ -152,6 +152,28 @@ async def test_writes_that_fail_for_seconds_while_reads_succeed_lose_nothing(cas
     await task
 
 
+QUEUE_POOL = (
+    '{"error_code":"BAD_REQUEST","message":"QueuePool limit of size 5 overflow 10 reached, connection timed out, '
+    'timeout 30.00 (Background on this error at: https://sqlalche.me/e/21/3o7r)"}'
+)
+
+
+async def test_an_overloaded_server_that_blames_the_request_is_asked_again(case: Case, proxy: FaultProxy) -> None:
+    """MLflow 3.15 answers 400 BAD_REQUEST when its own connection pool is exhausted (seen with 16 in flight)."""
+    proxy.add(Rule("answer", status=400, body=QUEUE_POOL, path="log-batch|runs/update|runs/create", times=9))
+    await complete(case, proxy)
+    assert proxy.faulted["answer"] == 9
+
+
+async def test_a_create_that_keeps_failing_is_not_hammered(case: Case, proxy: FaultProxy) -> None:
+    proxy.add(Rule("answer", status=500, body="<html>no</html>", path="/runs/create"))
+    task = asyncio.create_task(complete(case, proxy))
+    await asyncio.sleep(3)
+    assert proxy.faulted["answer"] < 40
+    proxy.clear()
+    await task
+
+
 @pytest.mark.parametrize("status", [401, 403])
 async def test_a_destination_that_refuses_the_credentials_is_parked(
     case: Case, proxy: FaultProxy, status: int

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from tests.faults import processes
 from tests.faults.conftest import Case
 from tests.faults.pipelines import deliver
-from tests.faults.processes import daemon, syncd, wait_for, write_config
+from tests.faults.processes import daemon, syncd, wait_for, waiting, write_config
 from tests.faults.test_answers import with_many_runs
 from tests.standins.fault_proxy import FaultProxy, Rule
 
@@ -91,6 +92,22 @@ def test_a_state_directory_is_free_again_after_kill_9(case: Case, tmp_path: Path
         wait_for("the daemon", lambda: "syncd runs" in running.text())
         running.kill()
     assert (case.state / "lock").read_text().strip() == str(running.pid)
-    assert not Path(f"/proc/{running.pid}").exists() or os.getpid() != running.pid
-    assert case.sync().code == 0
+    with daemon(config) as running:
+        wait_for("all is delivered", lambda: not case.differences())
+        assert running.terminate() == 0
+
+
+def test_a_backlog_of_a_source_that_was_renamed_is_still_delivered(case: Case, tmp_path: Path) -> None:
+    """The runs are then stated twice in one process, under both names, and are one run each there."""
+    with closing(sqlite3.connect(case.database)) as db, db:
+        db.execute("DELETE FROM logged_models")  # of models no second look is taken
+        db.execute("DELETE FROM inputs WHERE source_type LIKE 'RUN_OUTPUT%'")
+    config = write_config(tmp_path / "a.toml", state=case.state, url="http://127.0.0.1:9", stores=[case.database])
+    with daemon(config) as running:
+        wait_for("the backlog", lambda: (case.state / "journal.db").exists() and waiting(case.state)["delivery"] > 10)
+        running.kill()
+    with closing(sqlite3.connect(case.state / "journal.db")) as db, db:
+        db.execute("UPDATE destination SET uri = ?", (case.server.url,))
+    assert case.sync().code == 0  # names the source after its file
+    assert waiting(case.state)["delivery"] == 0
     case.check()

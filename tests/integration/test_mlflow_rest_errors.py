@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from syncd.core.requests import CreateRun, LogBatch
+from syncd.core.facts import DatasetInput
+from syncd.core.requests import CreateRun, LogBatch, LogInputs
 from syncd.core.source_tags import SOURCE_RUN_ID
 from syncd.destinations.base import RemoteSubject
-from syncd.destinations.uploads import BytesUpload
 from syncd.destinations.local_upload import LocalUpload
 from syncd.destinations.mlflow_reader import MlflowReader
 from syncd.destinations.mlflow_rest import BasicAuth, BearerAuth, Deadlines, MlflowRest
 from syncd.destinations.mlflow_server import MlflowServer
+from syncd.destinations.uploads import BytesUpload
 from syncd.errors import (
     ArtifactChanged,
     AuthFailed,
@@ -566,3 +567,18 @@ async def test_an_interrupted_upload_leaves_the_old_artifact(mlflow_url: str, tm
         with pytest.raises(ArtifactChanged):
             await server.upload(run, big)
         assert b"".join([p async for p in reader.content(run, "f")]) == b"good"
+
+
+async def test_runs_that_state_the_same_dataset_in_the_same_moment_all_have_it(mlflow_url: str) -> None:
+    async with MlflowRest(mlflow_url) as rest:
+        server, reader = MlflowServer(rest), MlflowReader(rest)
+        for number in range(5):
+            experiment = await server.ensure_experiment(f"datasets {uuid.uuid4().hex}")
+            made = [
+                await server.create(CreateRun(experiment.id, f"run {run}", "u", 1, {SOURCE_RUN_ID: f"{number}.{run}"}))
+                for run in range(6)
+            ]
+            dataset = DatasetInput("iris", "0a1b", "local", "{}")
+            await asyncio.gather(*(server.send(LogInputs(run.id, [dataset])) for run in made))
+            for run in made:
+                assert [one.name for one in (await reader.run(run.id)).datasets] == ["iris"]

@@ -1,0 +1,193 @@
+"""``latency`` and ``writer``: a training that logs with MLflow's client while ``syncd run`` follows."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from benchmarks.processes import Background, asked, cpu_s, daemon, memory_mib, null_server
+from benchmarks.results import Row, median, percentile, spread
+from benchmarks.stores import EXPERIMENT, make_file_store, write_run
+from tests.standins.mlflow_server import RunningMlflow
+
+TRAINING = [sys.executable, "-m", "benchmarks.training"]
+SECONDS = 30
+KINDS = ("FileStore", "SQLite")
+
+
+def _store(folder: Path, kind: str) -> tuple[Path, str]:
+    """Make an empty store; return what a daemon follows and what MLflow's client calls it."""
+    folder.mkdir(parents=True)
+    if kind == "FileStore":
+        make_file_store(folder / "mlruns", runs=1, metrics=1, steps=1)
+        return folder / "mlruns", str(folder / "mlruns")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    making = "import sys; from mlflow.tracking import MlflowClient; MlflowClient(sys.argv[1]).search_experiments()"
+    with Background([sys.executable, "-c", making, uri], log=folder / "making.log") as process:
+        process.wait()
+    return folder / "mlflow.db", uri
+
+
+# -- latency -----------------------------------------------------------------------------------------------------------
+
+
+def latency(folder: Path) -> Iterator[Row]:
+    """From just before the client's call (or the file's append) to the request's arrival at the server."""
+    for kind in KINDS:
+        told, cores, size = _paced(folder / f"one-{kind}", kind, runs=1, rate=20)
+        yield from _latency_rows(f"{kind}, 1 run × 20 points/s, MLflow's client", told, 20 * SECONDS, cores, size)
+    told, cores, size = _appended(folder / "ten-files", runs=10, rate=50)
+    yield from _latency_rows("FileStore, 10 runs × 50 points/s, appended", told, 500 * SECONDS, cores, size)
+    told, cores, size = _paced(folder / "ten-SQLite", "SQLite", runs=10, rate=50)
+    yield from _latency_rows("SQLite, 10 runs × 50 points/s, MLflow's client by tens", told, 500 * SECONDS, cores, size)
+    told = _into_real_server(folder / "real")
+    yield from _latency_rows("FileStore, 1 run × 20 points/s, in a real server's database", told, 20 * SECONDS)
+
+
+def _latency_rows(
+    what: str, told: list[float], expected: int, cores: float | None = None, size_mib: float | None = None
+) -> Iterator[Row]:
+    late = percentile(told, 0.99) if told else float("nan")
+    middle = percentile(told, 0.5) if told else float("nan")
+    beside = f"; syncd: {cores:.1%} of a core, {size_mib:.0f} MiB" if cores is not None else ""
+    yield Row(
+        what,
+        "p50 ≤ 0.3 s, p99 ≤ 1 s",
+        f"**p50 {middle * 1000:.0f} ms, p99 {late * 1000:.0f} ms**",
+        f"most {max(told) * 1000:.0f} ms, {len(told):,} of {expected:,} points{beside}",
+    )
+
+
+def _paced(folder: Path, kind: str, *, runs: int, rate: int) -> tuple[list[float], float, float]:
+    followed, uri = _store(folder / "store", kind)
+    with (
+        null_server(folder / "server", "benchmarks.recording_server") as url,
+        daemon(folder / "daemon", [followed], url) as process,
+    ):
+        _wait_until_it_follows(url, kind)
+        before_s, begun_s = cpu_s(process.pid), time.monotonic()
+        numbers = [str(runs), str(rate), str(SECONDS)]
+        with Background([*TRAINING, "paced", uri, *numbers], log=folder / "training.log") as training:
+            training.line()
+        cores = (cpu_s(process.pid) - before_s) / (time.monotonic() - begun_s)
+        time.sleep(2)
+        return asked(f"{url}/null/latencies"), cores, memory_mib(process.pid)
+
+
+def _wait_until_it_follows(url: str, kind: str) -> None:
+    """Let the first full look end (a FileStore is made with one run in it); forget what it brought."""
+    deadline_s = time.monotonic() + 30
+    while kind == "FileStore" and time.monotonic() < deadline_s and not asked(f"{url}/null/counts")["runs"]:
+        time.sleep(0.1)
+    time.sleep(3)
+    asked(f"{url}/null/latencies")
+
+
+def _appended(folder: Path, *, runs: int, rate: int) -> tuple[list[float], float, float]:
+    """Append lines as MLflow does: its client could not write so much beside others on two cores."""
+    followed, _ = _store(folder / "store", "FileStore")
+    with (
+        null_server(folder / "server", "benchmarks.recording_server") as url,
+        daemon(folder / "daemon", [followed], url) as process,
+    ):
+        _wait_until_it_follows(url, "FileStore")
+        before_s, begun_s = cpu_s(process.pid), time.monotonic()
+        threads = [
+            threading.Thread(target=_append, args=(followed / EXPERIMENT / f"{number + 1:032x}", number, rate))
+            for number in range(runs)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        cores = (cpu_s(process.pid) - before_s) / (time.monotonic() - begun_s)
+        time.sleep(2)
+        return asked(f"{url}/null/latencies"), cores, memory_mib(process.pid)
+
+
+def _append(folder: Path, number: int, rate: int) -> None:
+    write_run(folder, metrics=1, steps=0, number=number, status=1)
+    file = folder / "metrics" / "metric_0"
+    begun_s = time.monotonic()
+    for step in range(rate * SECONDS):
+        time.sleep(max(0.0, begun_s + step / rate - time.monotonic()))
+        with file.open("a") as opened:
+            now_s = time.time()
+            opened.write(f"{int(now_s * 1000)} {now_s!r} {step}\n")
+
+
+def _into_real_server(folder: Path) -> list[float]:
+    """Look into a real server's database every 5 ms for what has arrived."""
+    followed, uri = _store(folder / "store", "FileStore")
+    with RunningMlflow(folder / "server") as server, daemon(folder / "daemon", [followed], server.url):
+        time.sleep(6)
+        begun_s = time.time()
+        numbers = ["1", "20", str(SECONDS)]
+        arrived: dict[float, float] = {}
+        with Background([*TRAINING, "paced", uri, *numbers], log=folder / "training.log") as training:
+            file = f"file:{folder / 'server' / 'backend.db'}?mode=ro"
+            with closing(sqlite3.connect(file, uri=True, timeout=0.001)) as database:
+                ended_s = float("inf")
+                while time.time() < ended_s + 2:
+                    _look(database, begun_s, arrived)
+                    time.sleep(0.005)
+                    if ended_s == float("inf") and not training.is_running:
+                        ended_s = time.time()
+        return [at_s - written_s for written_s, at_s in arrived.items()]
+
+
+def _look(database: sqlite3.Connection, begun_s: float, arrived: dict[float, float]) -> None:
+    newest = max(arrived, default=begun_s)
+    try:
+        rows = database.execute("SELECT value FROM metrics WHERE value > ?", (newest,)).fetchall()
+    except sqlite3.OperationalError:
+        return  # the server is writing; it is looked again at once
+    now_s = time.time()
+    arrived.update({value: now_s for (value,) in rows})
+
+
+# -- the training's own speed -----------------------------------------------------------------------------------------
+
+
+def writer(folder: Path) -> Iterator[Row]:
+    """Log as fast as MLflow's client can, in turn into a followed store and one that is not."""
+    for kind in KINDS:
+        followed, followed_uri = _store(folder / f"followed-{kind}", kind)
+        _, alone_uri = _store(folder / f"alone-{kind}", kind)
+        here = folder / kind
+        with null_server(here / "server") as url, daemon(here / "daemon", [followed], url) as process:
+            time.sleep(4)
+            before_s, begun_s = cpu_s(process.pid), time.monotonic()
+            command = [*TRAINING, "fast", followed_uri, alone_uri, "14", "2"]
+            with Background(command, log=folder / f"{kind}.log") as training:
+                told = json.loads(training.line())
+            cores = (cpu_s(process.pid) - before_s) / (time.monotonic() - begun_s)
+            time.sleep(1)
+            arrived = asked(f"{url}/null/counts")["points"]
+        yield from _writer_rows(kind, told, cores, arrived)
+
+
+def _writer_rows(kind: str, told: dict[str, Any], cores: float, arrived: int) -> Iterator[Row]:
+    ratios = [with_it / alone for with_it, alone in zip(told["followed"], told["alone"], strict=True)]
+    locked = sum("locked" in error for error in told["errors"])
+    yield Row(
+        f"{kind}: log_metric calls/s followed / not followed",
+        "≥ 0.97",
+        f"**{median(ratios):.3f}**",
+        spread(ratios, "{:.3f}"),
+    )
+    slowest = told["slowest_s"]
+    yield Row(
+        "&nbsp; calls/s followed; not followed",
+        "",
+        f"{median(told['followed']):,.0f}; {median(told['alone']):,.0f}",
+        f'slowest call {slowest["followed"] * 1000:.0f} and {slowest["alone"] * 1000:.0f} ms; "database is locked": '
+        f"{locked}; other errors: {len(told['errors']) - locked}; syncd {cores:.1%} of a core; {arrived:,} points came",
+    )
