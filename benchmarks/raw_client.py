@@ -1,9 +1,9 @@
 """The rival of ``sync-points`` and ``sync-runs``: the shortest client that sends a FileStore, and no more.
 
-    python -m benchmarks.raw_client STORE URL
+    python -m benchmarks.raw_client STORE URL IN_FLIGHT
 
 No journal, no look-ups, no retries, no checks: it creates each run, sends its points in batches of 1000, params, files
-and end, with four requests in flight. What it does not do is what syncd costs.
+and end, with IN_FLIGHT requests in flight. What it does not do is what syncd costs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any
 import aiohttp
 import yaml
 
-IN_FLIGHT = 4
 API = "/api/2.0/mlflow"
 BATCH = 1000
 
@@ -26,10 +25,11 @@ BATCH = 1000
 class RawClient:
     """Sends one store."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, in_flight: int) -> None:
         self._session = session
         self._url = url
-        self._places = asyncio.Semaphore(IN_FLIGHT)
+        self._in_flight = in_flight
+        self._places = asyncio.Semaphore(in_flight)
 
     async def call(self, path: str, body: bytes) -> Any:
         async with self._places, self._session.post(self._url + API + path, data=body) as answer:
@@ -48,7 +48,7 @@ class RawClient:
     async def _send_experiment(self, folder: Path) -> None:
         name = _yaml(folder / "meta.yaml")["name"]
         experiment = (await self.call("/experiments/create", _json({"name": name})))["experiment_id"]
-        rooms = asyncio.Semaphore(IN_FLIGHT)
+        rooms = asyncio.Semaphore(self._in_flight)
         async with asyncio.TaskGroup() as group:
             for run in _children(folder):
                 await rooms.acquire()
@@ -63,12 +63,10 @@ class RawClient:
         run = info["run_id"]
         async with asyncio.TaskGroup() as group:
             params = [{"key": file.name, "value": file.read_text()} for file in (folder / "params").iterdir()]
+            if params:
+                group.create_task(self.call("/runs/log-batch", _json({"run_id": run, "params": params})))
             for lines in _batches(folder / "metrics"):
-                # As syncd, params travel with the first points.
-                body = (
-                    f'{{"run_id":"{run}","params":{json.dumps(params)},"metrics":['.encode() + b",".join(lines) + b"]}"
-                )
-                params = []
+                body = b'{"run_id":"%b","metrics":[%b]}' % (run.encode(), b",".join(lines))
                 group.create_task(self.call("/runs/log-batch", body))
                 await asyncio.sleep(0)
             root = info["artifact_uri"].split(":/", 1)[1].lstrip("/")
@@ -105,11 +103,11 @@ def _json(value: object) -> bytes:
     return json.dumps(value).encode()
 
 
-async def send(store: Path, url: str) -> None:
+async def send(store: Path, url: str, in_flight: int) -> None:
     headers = {"Content-Type": "application/json"}
     async with aiohttp.ClientSession(headers=headers) as session:
-        await RawClient(session, url).send_store(store)
+        await RawClient(session, url, in_flight).send_store(store)
 
 
 if __name__ == "__main__":
-    asyncio.run(send(Path(sys.argv[1]), sys.argv[2]))
+    asyncio.run(send(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))

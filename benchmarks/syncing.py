@@ -59,7 +59,7 @@ def by_syncd(store: Path, url: str, folder: Path) -> Spent:
 
 
 def by_raw_client(store: Path, url: str, folder: Path) -> Spent:
-    return measured([sys.executable, "-m", "benchmarks.raw_client", str(store), url], cwd=folder)
+    return measured([sys.executable, "-m", "benchmarks.raw_client", str(store), url, "4"], cwd=folder)
 
 
 def by_export_import(store: Path, url: str, folder: Path) -> Spent:

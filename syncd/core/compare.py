@@ -223,6 +223,9 @@ def compare_experiment_tags(
 ) -> Comparison:
     """Compare the tags of an experiment with those of all stores that have one of that name.
 
+    What only the destination has is a note: many stores share an experiment there (each has a "Default"), and the
+    server's own web page adds tags to those that it shows.
+
     Args:
         wanted: for each store its tags.
         held: the destination's.
@@ -243,7 +246,11 @@ def compare_experiment_tags(
             continue
         kind: Kind = "different" if key in held else "missing"
         differences.append(Difference(kind, "tag", key, values[0], held.get(key)))
-    differences += _extras("tag", allowed, _without_marks(held, allowed), {})
+    notes += [
+        Note("tag", key, "only the server has it: set there, or by another store with an experiment of this name")
+        for key in sorted(_without_marks(held, allowed))
+        if key not in allowed
+    ]
     return Comparison(differences, notes)
 
 

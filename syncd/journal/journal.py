@@ -130,6 +130,7 @@ class Journal:
         self._path = state_dir / FILE_NAME
         self._wall_ms = wall_ms
         self._lock = threading.RLock()
+        self._reading = threading.Lock()
         self._state_lock = StateLock(state_dir)
         self._reserve = Reserve(state_dir)
         self.rebuilt_from: Path | None = None
@@ -177,11 +178,13 @@ class Journal:
                 kept_as=str(self.rebuilt_from),
             )
             self._connection = connect(self._path)
+        self._reader = connect(self._path, read_only=True)
         self._reserve.refill()
 
     def close(self) -> None:
         """Close the file and give the state directory back."""
-        with self._lock:
+        with self._lock, self._reading:
+            self._reader.close()
             self._connection.close()
             self._state_lock.release()
 
@@ -190,14 +193,19 @@ class Journal:
     def _run(self, name: str, parameters: Mapping[str, Any] | Sequence[Any] = ()) -> Any:
         return self._connection.execute(SQL[name], parameters)
 
+    def _fetch(self, name: str, parameters: Mapping[str, Any] | Sequence[Any] = ()) -> list[Any]:
+        """Return what a statement reads, on the connection that never waits for a commit."""
+        with self._reading, translated(name, self._path):
+            return self._reader.execute(SQL[name], parameters).fetchall()
+
     def _one(self, name: str, parameters: Mapping[str, Any] | Sequence[Any] = ()) -> Any:
-        with self._lock, translated(name, self._path):
-            row = self._run(name, parameters).fetchone()
-        return row[0] if row is not None else None
+        rows = self._fetch(name, parameters)
+        return rows[0][0] if rows else None
 
     @contextmanager
-    def _transaction(self, doing: str) -> Iterator[None]:
+    def _transaction(self, doing: str, *, synced: bool = True) -> Iterator[None]:
         with self._lock, translated(doing, self._path):
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -208,10 +216,13 @@ class Journal:
                 raise
 
     @contextmanager
-    def _releasing(self, doing: str) -> Iterator[None]:
-        """Open a transaction that frees space in the end: when the disk is full, the reserve is given up for it."""
+    def _releasing(self, doing: str, *, synced: bool = False) -> Iterator[None]:
+        """Open a transaction that records what was done: when the disk is full, the reserve is given up for it.
+
+        It need not be synced: what power loss takes of it is done again, or looked up (rule 3).
+        """
         try:
-            with self._transaction(doing):
+            with self._transaction(doing, synced=synced):
                 yield
         except JournalFull:
             self._reserve.give_up()
@@ -240,8 +251,7 @@ class Journal:
 
     def source_names(self) -> dict[int, str]:
         """Return the names of all sources by id, of those that are no longer configured too."""
-        with self._lock, translated("reading the sources", self._path):
-            return dict(self._run("sources").fetchall())
+        return dict(self._fetch("sources"))
 
     def register_destinations(self, named: Mapping[str, str]) -> dict[str, DestinationRow]:
         """Record which destinations are configured now; ``named`` maps name to URI.
@@ -317,8 +327,7 @@ class Journal:
 
     def subject(self, subject_id: int) -> Subject:
         """Return a subject."""
-        with self._lock, translated("reading a subject", self._path):
-            row = self._run("subject", {"id": subject_id}).fetchone()
+        row = self._fetch("subject", {"id": subject_id})[0]
         id_, source_id, kind, key, store, head, experiment_id, parent_key, deleted, changed_ms, tags = row
         return Subject(
             id_,
@@ -341,8 +350,7 @@ class Journal:
 
     def waiting_subjects(self, destination_id: int) -> list[int]:
         """Return the subjects that wait for a destination."""
-        with self._lock, translated("reading what waits", self._path):
-            return [row[0] for row in self._run("waiting_subjects", {"destination_id": destination_id}).fetchall()]
+        return [row[0] for row in self._fetch("waiting_subjects", {"destination_id": destination_id})]
 
     def pending(
         self, destination_id: int, subject_id: int, section: Section, *, after: int = 0, limit: int = 256
@@ -355,8 +363,7 @@ class Journal:
             "after": after,
             "limit": limit,
         }
-        with self._lock, translated("reading what waits", self._path):
-            rows = self._run("pending", parameters).fetchall()
+        rows = self._fetch("pending", parameters)
         return [
             Change(seq, kind, body, items, Again(again), bool(attempted), at_ms)
             for seq, kind, body, items, again, attempted, at_ms in rows
@@ -369,7 +376,7 @@ class Journal:
 
     def mark_attempted(self, destination_id: int, subject_id: int, section: Section, seqs: Iterable[int]) -> None:
         """Record, before they are sent, that these changes may reach the server."""
-        with self._releasing("recording an attempt"):
+        with self._releasing("recording an attempt", synced=True):
             rows = [(destination_id, subject_id, int(section), seq) for seq in seqs]
             self._connection.executemany(SQL["mark_attempted"], rows)
 
@@ -424,11 +431,10 @@ class Journal:
 
     def binding(self, destination_id: int, subject_id: int) -> Binding | None:
         """Return the subject's identity on the destination, or None."""
-        with self._lock, translated("reading an identity", self._path):
-            row = self._run("remote", {"destination_id": destination_id, "subject_id": subject_id}).fetchone()
-        if row is None:
+        rows = self._fetch("remote", {"destination_id": destination_id, "subject_id": subject_id})
+        if not rows:
             return None
-        remote_id, root, adopted, appends, checked, bound_ms = row
+        remote_id, root, adopted, appends, checked, bound_ms = rows[0]
         return Binding(remote_id, root, bool(adopted), bool(appends), bool(checked), bound_ms)
 
     def bind(self, destination_id: int, subject_id: int, binding: Binding) -> None:
@@ -455,14 +461,12 @@ class Journal:
             "experiment_id": experiment_id,
             "kind": kind,
         }
-        with self._lock, translated("reading identities", self._path):
-            return [row[0] for row in self._run("unbound_keys", parameters).fetchall()]
+        return [row[0] for row in self._fetch("unbound_keys", parameters)]
 
     def unchecked(self, destination_id: int, before_ms: int) -> list[CreatedRun]:
         """Return the runs that were created there before that time and not yet looked up once more."""
         parameters = {"destination_id": destination_id, "before_ms": before_ms}
-        with self._lock, translated("reading identities", self._path):
-            return [CreatedRun(*row) for row in self._run("unchecked", parameters).fetchall()]
+        return [CreatedRun(*row) for row in self._fetch("unchecked", parameters)]
 
     def mark_checked(self, destination_id: int, subjects: Iterable[int]) -> None:
         """Record that no second run of the same source exists there."""
@@ -472,8 +476,7 @@ class Journal:
     def bound_children(self, destination_id: int, source_id: int, key: str) -> list[str]:
         """Return the remote ids of a run's children that are already on the destination."""
         parameters = {"destination_id": destination_id, "source_id": source_id, "key": key}
-        with self._lock, translated("reading identities", self._path):
-            return [row[0] for row in self._run("bound_children", parameters).fetchall()]
+        return [row[0] for row in self._fetch("bound_children", parameters)]
 
     # -- overflow --------------------------------------------------------------------------------------------------
 
@@ -487,30 +490,25 @@ class Journal:
                     self._run("drop_overflow", (destination_id, subject_id, section, key))
                 else:
                     self._run("put_overflow", (destination_id, subject_id, section, key, value))
-            return self._overflow(destination_id, subject_id, section)
+        return self.overflow(destination_id, subject_id, section)
 
     def overflow(self, destination_id: int, subject_id: int, section: str) -> dict[str, str]:
         """Return what is kept in overflow."""
-        with self._lock, translated("reading overflow", self._path):
-            return self._overflow(destination_id, subject_id, section)
-
-    def _overflow(self, destination_id: int, subject_id: int, section: str) -> dict[str, str]:
         parameters = {"destination_id": destination_id, "subject_id": subject_id, "section": section}
-        return dict(self._run("overflow", parameters).fetchall())
+        return dict(self._fetch("overflow", parameters))
 
     # -- counting --------------------------------------------------------------------------------------------------
 
     def sums(self, destination_id: int) -> dict[str, int]:
         """Return, by name, what one destination has got, what waits for it, and what it refused."""
-        with self._lock, translated("counting", self._path):
-            cursor = self._run("sums", {"destination_id": destination_id})
+        with self._reading, translated("counting", self._path):
+            cursor = self._reader.execute(SQL["sums"], {"destination_id": destination_id})
             names = [column[0] for column in cursor.description]
             return dict(zip(names, cursor.fetchone(), strict=True))
 
     def problems(self) -> list[tuple[str, str, str]]:
         """Return what could not be read: (source, where, what)."""
-        with self._lock, translated("reading problems", self._path):
-            return [(row[0], row[1], row[2]) for row in self._run("problems").fetchall()]
+        return [(row[0], row[1], row[2]) for row in self._fetch("problems")]
 
     def data_version(self) -> int:
         """Return a number that changes when another process has written (``syncd dlq retry``)."""
@@ -532,8 +530,7 @@ class JournalCursors:
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Yield the committed keys that start with ``prefix``."""
-        with self._journal._lock, translated("reading cursors", self._journal._path):
-            rows = self._journal._run("cursor_keys", {**self._parameters, "prefix": prefix}).fetchall()
+        rows = self._journal._fetch("cursor_keys", {**self._parameters, "prefix": prefix})
         yield from (row[0] for row in rows)
 
 

@@ -133,7 +133,7 @@ class Courier:
             yield
 
     async def _quiet_is_over(self) -> None:
-        while (left_s := self._quiet_until_s - self._monotonic()) > 0:
+        while (left_s := self._quiet_until_s - self._monotonic()) > 0:  # noqa: ASYNC110 - it may have been prolonged
             await asyncio.sleep(left_s)
 
     @asynccontextmanager

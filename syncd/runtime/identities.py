@@ -1,8 +1,9 @@
 """Identities: which remote experiment, run or model is which local one. Creates what is missing, once.
 
 A run is looked up by its source tag before it is created, and again before a create that was refused or whose answer
-was lost is repeated. Only an experiment that this process has created a moment ago is known to be empty. Two daemons that create the same
-run in the same moment find both afterwards (``twins``), choose the same one and the loser discards its own.
+was lost is repeated. Only an experiment that this process has created a moment ago is known to be empty. Two daemons
+that create the same run in the same moment find both afterwards (``twins``), choose the same one and the loser
+discards its own.
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ class Identities:
     async def _bind_model(self, subject: Subject, head: ModelSeen, above: frozenset[int]) -> Binding:
         experiment = await self._experiment(subject, above)
         run = await self.remote_run(subject.source_id, head.source_run_id, above=above) if head.source_run_id else None
-        if run is None and head.source_run_id and self._wall_ms() - subject.changed_ms < RUN_PATIENCE_MS:
+        if run is None and head.source_run_id and abs(self._wall_ms() - subject.changed_ms) < RUN_PATIENCE_MS:
             raise HeadUnknown(f"the run {head.source_run_id} of model {subject.key.id} is not known yet")
         tags = {
             **head.tags,

@@ -20,7 +20,7 @@ from syncd.runtime.identities import Identities
 from syncd.runtime.overflow import OverflowDocuments
 
 MOST_CHANGES = 5000
-LINK_PATIENCE_MS = 10_000
+LINK_PATIENCE_MS = 10_000  # either way: the clock may have been set back
 
 
 class SmallFactDelivery:
@@ -79,7 +79,7 @@ class SmallFactDelivery:
         now: list[Change] = []
         later: list[Change] = []
         for change in changes:
-            early = change.kind in ("inputs", "outputs") and self._wall_ms() - change.at_ms < LINK_PATIENCE_MS
+            early = change.kind in ("inputs", "outputs") and abs(self._wall_ms() - change.at_ms) < LINK_PATIENCE_MS
             (later if early and not await self._models_are_known(change) else now).append(change)
         return now, later
 

@@ -91,18 +91,17 @@ class Uploader:
     def _start_lanes(self, lanes: asyncio.TaskGroup) -> float | None:
         """Start what is due and has room; return the seconds until the next one is due, None for none."""
         now_s = time.monotonic()
-        for subject, due_s in list(self._due.items()):
-            if len(self._running) >= LANES:
-                return None
-            if subject in self._running:
-                continue
-            if due_s > now_s:
-                continue
+        while len(self._running) < LANES:
+            subject = next(
+                (one for one, due_s in self._due.items() if due_s <= now_s and one not in self._running), None
+            )
+            if subject is None:
+                waiting = [due_s for one, due_s in self._due.items() if one not in self._running]
+                return max(0.0, min(waiting) - now_s) if waiting else None
             del self._due[subject]
             self._running.add(subject)
             lanes.create_task(self._run_lane(subject), name=f"lane {self.channel.name} {subject}")
-        waiting = [due_s for subject, due_s in self._due.items() if subject not in self._running]
-        return max(0.0, min(waiting) - now_s) if waiting else None
+        return None
 
     async def _wait(self, wait_s: float | None) -> None:
         try:

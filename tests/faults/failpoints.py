@@ -145,11 +145,11 @@ def _wrapped(method: Any, failpoint: Failpoint, applies: Callable[[tuple[Any, ..
     return awaited if inspect.iscoroutinefunction(method) else plain
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> None:
     """Install the failpoint and run the command."""
     if argv == ["--list"]:
         print("\n".join(names(appending=True)))
-        return 0
+        return
     name, separator, *command = argv
     assert separator == "--"
     # A wrapped method must not be one that was already taken as a value: Journal's are taken when they are called.
@@ -165,4 +165,4 @@ def run(name: str, command: list[str]) -> NoReturn:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

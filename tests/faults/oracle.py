@@ -159,7 +159,7 @@ def _read_files(root: Path, experiment: str, artifacts: Path | None) -> Stored:
     runs = {}
     for meta in folder.glob("*/meta.yaml"):
         head = yaml.safe_load(meta.read_text())
-        if "run_uuid" not in head and "run_id" not in head or head.get("lifecycle_stage") == "deleted":
+        if head.keys().isdisjoint({"run_uuid", "run_id"}) or head.get("lifecycle_stage") == "deleted":
             continue
         run = _run_in_files(meta.parent, head, artifacts)
         runs[run.id] = run

@@ -88,12 +88,20 @@ def killed_sync(failpoint: str, store: Path, url: str, state: Path) -> int | Non
 
 
 def write_config(
-    file: Path, *, state: Path, url: str, stores: Sequence[Path], daemon: str = "", destination: str = ""
+    file: Path,
+    *,
+    state: Path,
+    url: str,
+    stores: Sequence[Path],
+    daemon: str = "",
+    source: str = "",
+    destination: str = "",
 ) -> Path:
     """Write a configuration of one destination and these stores."""
     sources = "\n".join(
         f'[[sources]]\nname = "s{i}"\n'
         + (f'kind = "mlruns"\npath = "{store}"' if store.is_dir() else f'kind = "mlflow-db"\nuri = "sqlite:///{store}"')
+        + f"\n{source}"
         for i, store in enumerate(stores)
     )
     file.write_text(

@@ -175,9 +175,7 @@ async def test_a_create_that_keeps_failing_is_not_hammered(case: Case, proxy: Fa
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_a_destination_that_refuses_the_credentials_is_parked(
-    case: Case, proxy: FaultProxy, status: int
-) -> None:
+async def test_a_destination_that_refuses_the_credentials_is_parked(case: Case, proxy: FaultProxy, status: int) -> None:
     def refuse_from_now_on(method: str, target: str) -> None:
         if "log-batch" in target and not proxy.rules:
             proxy.add(Rule("answer", status=status, body='{"error_code":"UNAUTHENTICATED","message":"no"}'))

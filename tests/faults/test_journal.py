@@ -52,9 +52,7 @@ def _newer(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("appending", [False, True], ids=["sql", "appending"])
-def test_a_damaged_journal_is_put_aside_and_rebuilt(
-    case: Case, file_case: Case, damage: str, appending: bool
-) -> None:
+def test_a_damaged_journal_is_put_aside_and_rebuilt(case: Case, file_case: Case, damage: str, appending: bool) -> None:
     chosen = file_case if appending else case
     assert chosen.killed_sync("send LogBatch of points:after:2") is not None
     journal = chosen.state / "journal.db"
@@ -87,7 +85,7 @@ def test_two_journals_put_aside_in_one_second_are_both_kept(tmp_path: Path) -> N
     assert {kept.read_bytes() for kept in tmp_path.iterdir()} == {b"first", b"second"}
 
 
-# -- copied in the middle (what a power loss leaves: a prefix of the synced writes) --------------------------------------
+# -- copied in the middle: what a power loss leaves is a prefix of the synced writes --------------------------------
 
 
 def test_a_journal_copied_at_any_moment_goes_on_from_there(case: Case) -> None:
@@ -139,7 +137,7 @@ async def test_a_full_disk_pauses_reading_and_resumes_alone(case: Case, monkeypa
             await asyncio.sleep(0.5)
             assert pipeline.intakes[0].paused
             connection.execute("PRAGMA max_page_count = 1000000")
-            while case.differences():
+            while case.differences():  # noqa: ASYNC110 - the server's doing
                 await asyncio.sleep(0.2)
             assert not pipeline.intakes[0].paused
             for task in tasks:
@@ -194,9 +192,7 @@ def _fill(file) -> int:  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("jump_ms", [-86_400_000, 86_400_000, -3_000], ids=["back", "ahead", "a little back"])
-async def test_a_jump_of_the_clock_holds_nothing_up(
-    case: Case, monkeypatch: pytest.MonkeyPatch, jump_ms: int
-) -> None:
+async def test_a_jump_of_the_clock_holds_nothing_up(case: Case, monkeypatch: pytest.MonkeyPatch, jump_ms: int) -> None:
     """The wall clock jumps while runs wait for a model of theirs that is not in the store."""
     from syncd.runtime import uploader
     from syncd.runtime.one_shot import sync_once
@@ -230,4 +226,3 @@ async def test_a_jump_of_the_clock_holds_nothing_up(
         await pipeline.close()
     there = oracle.read_server(case.server, case.experiment)
     assert {run.status for run in there.runs.values()} == {"FINISHED", "FAILED", "RUNNING"}
-

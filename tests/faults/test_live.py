@@ -6,7 +6,6 @@ import asyncio
 import random
 import sqlite3
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tests.standins.mlflow_server import RunningMlflow
 
 TRAIN_S = 22
 KILLS_S = 24
+LEAST_STARTS = 4
 
 
 def rules(path: str = "") -> list[Rule]:
@@ -30,15 +30,20 @@ def rules(path: str = "") -> list[Rule]:
     ]
 
 
-async def kill_again_and_again(config: Path, url_path: Callable[[], bool], seconds: float) -> Daemon:
-    """Run the daemon, killing it every few seconds; return the last one, running."""
+async def kill_again_and_again(config: Path, seconds: float) -> Daemon:
+    """Run the daemon, killing it every few seconds once it works; return the last one, running."""
     draw = random.Random(5)
     end_s = time.monotonic() + seconds
+    starts = 0
     while True:
         running = Daemon(config)
-        if time.monotonic() > end_s:
+        starts += 1
+        while running.text().count('the destination answers"') < starts:
+            assert running.process.poll() is None, running.text()[-3000:]
+            await asyncio.sleep(0.05)
+        if time.monotonic() > end_s and starts > LEAST_STARTS:
             return running
-        await asyncio.sleep(draw.uniform(2.0, 4.5))
+        await asyncio.sleep(draw.uniform(0.3, 3.0))
         assert running.process.poll() is None, running.text()[-3000:]
         running.kill()
 
@@ -70,18 +75,18 @@ async def test_live_trainings_arrive_once_whatever_happens(
             place, experiment = places[number % 2]
             uri = f"sqlite:///{place}" if number % 2 == 0 else str(place)
             experiment = f"{experiment} {number}"
-            trainings.append(
-                (place, experiment, stores.run_script("train", uri, experiment, str(TRAIN_S), cwd=tmp_path / f"t{number}"))
-            )
+            process = stores.run_script("train", uri, experiment, str(TRAIN_S), cwd=tmp_path / f"t{number}")
+            trainings.append((place, experiment, process))
         proxy.add(*rules())
         config = write_config(
             tmp_path / "a.toml",
             state=state,
             url=proxy.url,
             stores=[database, files],
+            source="reconcile_interval_s = 10",  # the latest at which what an ended run wrote last is found
             destination="read_timeout_s = 3\ntotal_timeout_s = 5",
         )
-        last = await kill_again_and_again(config, lambda: True, KILLS_S)
+        last = await kill_again_and_again(config, KILLS_S)
         try:
             for _, _, process in trainings:
                 assert await asyncio.to_thread(process.wait, 60) == 0

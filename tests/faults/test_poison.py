@@ -132,9 +132,7 @@ def test_a_run_whose_experiment_is_deleted_there_is_refused_whole(case: Case, tm
     client.delete_experiment(client.create_experiment(case.experiment))
     assert case.sync().code == 3
     assert any("deleted" in str(letter["reason"]) for letter in letters(case))
-    client.restore_experiment(
-        next(e.experiment_id for e in client.search_experiments(2) if e.name == case.experiment)
-    )
+    client.restore_experiment(next(e.experiment_id for e in client.search_experiments(2) if e.name == case.experiment))
     assert syncd("dlq", "retry", "--all", "--state-dir", str(case.state)).code == 0
     assert case.sync().code == 0
     case.check()

@@ -154,10 +154,14 @@ def test_experiment_tags_of_several_stores() -> None:
     assert compare([{"a": "1"}], {"a": "1"}) == []
     assert compare([{"a": "1"}], {"a": "2"}) == [("different", "tag", "a")]
     assert compare([{"a": "1"}], {}) == [("missing", "tag", "a")]
-    assert compare([{"a": "1"}], {"a": "1", "b": "2"}) == [("extra", "tag", "b")]
     assert compare([{"a": "1"}, {"a": "2", "b": "2"}], {"a": "2", "b": "2"}) == []
     assert compare([{"a": "x" * 11, "toolong": "1"}], {}) == []  # cannot be held: a note
     assert compare([{"a": "x" * 11}], {"a": "x" * 10}) == [("different", "tag", "a")]  # cut
+
+
+def test_an_experiments_tag_of_another_store_is_a_note() -> None:
+    found = compare_experiment_tags([{"a": "1"}], {"a": "1", "b": "2", "syncd.x": "3"}, key_length=5, value_length=10)
+    assert (found.differences, [note.key for note in found.notes]) == ([], ["b"])
 
 
 # -- datasets and links
