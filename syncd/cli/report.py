@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -11,6 +12,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 JSON_SCHEMA = 1  # raised when a field changes its meaning or goes; new fields do not raise it
+
+_MOST_ALIKE = 3
+_EXAMPLES = 2
+_IN_BRACKETS = re.compile(r"\([^()]*\)")
+_PARTICULAR = re.compile(r"[0-9/\\]")
 
 _SIZES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -21,6 +27,27 @@ def print_json(command: str, content: Mapping[str, Any], *, out: TextIO | None =
     text = json.dumps(whole, default=_plain, ensure_ascii=False, allow_nan=False)
     # Names of files need not be UTF-8: what is not becomes \udcXX, as JSON writes it.
     print(text.encode("utf-8", "backslashreplace").decode(), file=out or sys.stdout)
+
+
+def print_problems(problems: Sequence[tuple[str, str]]) -> None:
+    """Print what could not be read, (where, what), on standard error; of many alike their number and two examples."""
+    kinds: dict[str, list[str]] = {}
+    for where, what in problems:
+        kinds.setdefault(_kind_of(what), []).append(_one_line(f"{where}: {what}"))
+    for lines in kinds.values():
+        if len(lines) <= _MOST_ALIKE:
+            for line in lines:
+                print(f"could not be read: {line}", file=sys.stderr)
+            continue
+        print(f"could not be read, {len(lines)} alike (--json lists each), for example:", file=sys.stderr)
+        for line in lines[:_EXAMPLES]:
+            print(f"  {line}", file=sys.stderr)
+
+
+def _kind_of(what: str) -> str:
+    """Return a problem's text without what differs between problems of one kind: places, ids, numbers."""
+    words = _IN_BRACKETS.sub("(...)", what).split()
+    return " ".join("..." if _PARTICULAR.search(word) else word for word in words)
 
 
 def print_table(

@@ -7,12 +7,13 @@ import asyncio
 import hashlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from syncd.cli.exit_codes import ExitCode
 from syncd.cli.logs import set_up_logs
-from syncd.cli.report import print_json, size_text
+from syncd.cli.report import print_json, print_problems, size_text
 from syncd.cli.sync_progress import open_progress
 from syncd.configuration import (
     DaemonSettings,
@@ -23,6 +24,7 @@ from syncd.configuration import (
     source_of_argument,
 )
 from syncd.journal.journal import Journal
+from syncd.runtime.assembly import unnamed_databases
 from syncd.runtime.dry_run import DryRun, look_only
 from syncd.runtime.one_shot import sync_once
 from syncd.runtime.pipeline import Pipeline
@@ -91,6 +93,7 @@ async def _sync(
                 {"source": source, "where": where, "what": what} for source, where, what in journal.problems()
             ],
             "faults": [fault for uploader in pipeline.uploaders.values() for fault in uploader.faults.values()],
+            "other_databases": unnamed_databases(sources),
             "state_dir": str(state_dir),
         }
     finally:
@@ -101,8 +104,8 @@ def _report(outcome: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json("sync", outcome)
         return
-    for problem in outcome["problems"]:
-        print(f"could not be read: {problem['where']}: {problem['what']}", file=sys.stderr)
+    print_problems([(problem["where"], problem["what"]) for problem in outcome["problems"]])
+    _print_other_databases(outcome["other_databases"])
     for fault in outcome["faults"]:
         print(f"failed unexpectedly, and is kept in the journal: {fault}", file=sys.stderr)
     print(
@@ -116,17 +119,23 @@ def _report(outcome: dict[str, Any], *, as_json: bool) -> None:
         print(f"{outcome['dead_letters']} items were refused by the server: {hint}", file=sys.stderr)
 
 
+def _print_other_databases(paths: Sequence[str]) -> None:
+    for path in paths:
+        print(f"not read: {path} is a tracking database; name the file itself to bring it over", file=sys.stderr)
+
+
 def _dry_run(sources: list[SourceSettings], *, as_json: bool) -> int:
     found: DryRun = look_only(sources)
+    other_databases = unnamed_databases(sources)
     if as_json:
-        print_json("sync", {"dry_run": True, **found.as_mapping()})
+        print_json("sync", {"dry_run": True, **found.as_mapping(), "other_databases": other_databases})
         return ExitCode.DONE
     for experiment in found.experiments.values():
         print(
             f"{experiment.name}: {experiment.runs} runs, {experiment.points} points, {experiment.models} models, "
             f"{experiment.artifacts} artifacts, {size_text(experiment.bytes)}"
         )
-    for where, what in found.problems:
-        print(f"could not be read: {where}: {what}", file=sys.stderr)
+    print_problems(found.problems)
+    _print_other_databases(other_databases)
     print("nothing was sent (--dry-run)")
     return ExitCode.DONE

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from syncd.cli.exit_codes import ExitCode
 from syncd.cli.logs import set_up_logs
-from syncd.cli.report import print_json, size_text
+from syncd.cli.report import print_json, print_problems, size_text
 from syncd.cli.verify_progress import open_progress
 from syncd.configuration import (
     DestinationSettings,
@@ -76,8 +76,7 @@ def _place_mapping(place: Place) -> dict[str, str]:
 
 def print_report(report: Report) -> None:
     """Print a line for each difference, note and problem, and a summary."""
-    for problem in report.problems:
-        print(f"could not be read: {problem.where}: {problem.what}", file=sys.stderr)
+    print_problems([(problem.where, problem.what) for problem in report.problems])
     for place, note in report.notes:
         print(note_line(place, note), file=sys.stderr)
     for place, difference in report.differences:

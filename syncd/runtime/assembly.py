@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from syncd.destinations.mlflow_rest import BasicAuth, BearerAuth, MlflowRest, To
 from syncd.destinations.mlflow_server import MlflowServer
 from syncd.destinations.mlflow_stream import Deadlines
 from syncd.sources.base import StoreSource
+from syncd.sources.file_store.discovery import tracking_databases_below
 from syncd.sources.file_store.source import FileStoreSource
 from syncd.sources.mlflow_db.source import MlflowDbSource
 
@@ -50,6 +51,22 @@ def store_openings(settings: SourceSettings, *, temp_dir: Path) -> list[StoreOpe
             lambda: MlflowDbSource(settings.name, settings.path, temp_dir=temp_dir),
         )
     ]
+
+
+def unnamed_databases(sources: Sequence[SourceSettings]) -> list[str]:
+    """Return the tracking databases that lie in directories of ``mlruns`` sources and are no sources themselves.
+
+    Since MLflow 3.13 the default store is ``mlflow.db``, often beside the ``mlruns`` of older releases.
+    """
+    named = {str(settings.path.resolve()) for settings in sources if not isinstance(settings, MlrunsSettings)}
+    below = {
+        path
+        for settings in sources
+        if isinstance(settings, MlrunsSettings)
+        for directory in settings.paths
+        for path in tracking_databases_below(str(directory.resolve()))
+    }
+    return sorted(below - named)
 
 
 def open_rest(settings: DestinationSettings) -> MlflowRest:

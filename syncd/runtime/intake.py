@@ -32,8 +32,9 @@ SOURCE_RETRY_S = 5.0
 FAULT_RETRY_S = 30.0
 # With a working watcher the periodic look at active runs is only its safety net.
 WATCHED_POLL_S = 5.0
-# Looking takes at most this part of the time, however large the store.
+# Looking takes at most this part of the processor's time, however large the store.
 LOOK_SHARE = 0.002
+ECHO_S = 2.5
 FACT_COST_BYTES = 200
 
 Announce = Callable[[Mapping[int, Collection[int]]], None]
@@ -84,6 +85,7 @@ class Intake:
         self._look_wholly = asyncio.Event()
         self._first = True
         self._commits = 0
+        self._took_s = 0.0
 
     def look_wholly(self) -> None:
         """Ask for a look at everything soon. Call it in the event loop."""
@@ -115,15 +117,18 @@ class Intake:
     async def run(self) -> None:
         """Follow the source until cancelled."""
         next_whole_s = next_look_s = time.monotonic()
+        echo = Echo()
         with Watcher() as watcher:
             hint: set[str] = set()
             while True:
-                hint |= await self._hint(watcher, until_s=min(next_look_s, next_whole_s), at_once=bool(hint))
+                until_s = min(next_look_s, next_whole_s, echo.due_s)
+                hint |= await self._hint(watcher, until_s=until_s, at_once=bool(hint))
                 now_s = time.monotonic()
                 whole = self.wants_look or now_s >= next_whole_s
                 look = whole or now_s >= next_look_s
                 self.begin_look()
-                took_s = await self._read_patiently(full=whole, changed=None if look else hint)
+                echo.heard(hint, now_s)
+                took_s = await self._read_patiently(full=whole, changed=None if look else hint | echo.take(now_s))
                 if whole:
                     next_whole_s = now_s + max(self._settings.reconcile_interval_s, took_s / LOOK_SHARE)
                 if look:
@@ -151,8 +156,7 @@ class Intake:
             await asyncio.gather(change, wish, return_exceptions=True)
 
     async def _read_patiently(self, *, full: bool, changed: Collection[str] | None) -> float:
-        """Read; a source that cannot be read just now is tried again later. Return the seconds it took."""
-        begun_s = time.monotonic()
+        """Read; a source that cannot be read just now is tried again later. Return the processor's seconds it took."""
         try:
             await self._read(full=full, changed=changed)
         except SourceNotReady as error:
@@ -172,7 +176,7 @@ class Intake:
             self._look_wholly.set()
         else:
             await self._record("")
-        return time.monotonic() - begun_s
+        return self._took_s
 
     async def _record(self, error: str) -> None:
         """Keep, for ``syncd status``, why the source cannot be read; "" when it can."""
@@ -208,7 +212,7 @@ class Intake:
         cursors = GroupCursors(self._journal.cursors(self.source_id, self._audience))
         group: list[Reading] = []
         size_bytes = 0
-        begun_s = time.monotonic()
+        begun_s, begun_thread_s = time.monotonic(), time.thread_time()
         for reading in self._source.poll(cursors, full=full, changed=changed):
             if self._stop.is_set():
                 raise Stopped("told to stop")
@@ -221,6 +225,7 @@ class Intake:
                 group, size_bytes, begun_s = [], 0, time.monotonic()
         if group:
             self._commit(loop, group)
+        self._took_s = time.thread_time() - begun_thread_s
 
     def _commit(self, loop: asyncio.AbstractEventLoop, group: list[Reading]) -> None:
         self._wait_for_room()
@@ -248,6 +253,27 @@ class Intake:
         self.paused = why
         if self._stop.wait(seconds):
             raise Stopped(why)
+
+
+class Echo:
+    """Repeats hints once, a little later: a source leaves files alone that changed less than two seconds ago."""
+
+    def __init__(self) -> None:
+        self._paths: set[str] = set()
+        self.due_s = float("inf")
+
+    def heard(self, paths: Collection[str], now_s: float) -> None:
+        """Take note of a hint."""
+        if paths and not self._paths:
+            self.due_s = now_s + ECHO_S
+        self._paths.update(paths)
+
+    def take(self, now_s: float) -> set[str]:
+        """Return what is to be repeated now."""
+        if now_s < self.due_s:
+            return set()
+        paths, self._paths, self.due_s = self._paths, set(), float("inf")
+        return paths
 
 
 class GroupCursors:

@@ -3,7 +3,7 @@ r"""Find the local directory that an artifact URI means, although it was written
 Rules
 -----
 1. Order: the URI itself; the directory beside the run's meta file; the URI's tail below the store's or database's
-   directory; else None, and the caller reports where the artifacts are said to be.
+   directory or the two above it; else None, and the caller reports where the artifacts are said to be.
 2. Nothing is opened here; whether a directory exists is asked through an argument.
 3. A URI is data that a training process wrote. With ``subject_id`` given, a directory outside the store's own is
    taken at the URI's word only if that id is one of its components (MLflow always makes ``…/<run id>/artifacts``),
@@ -24,6 +24,8 @@ from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+):")  # two letters at least: "c:" is a drive
+_PASSWORD = re.compile(r"(://[^/@:\s]*:)[^/@\s]*@")
+_QUERY = re.compile(r"\?.+")  # a signature (SAS) of a storage account, among others
 _DRIVE = re.compile(r"/?[A-Za-z]:(?:[\\/]|$)")
 _PROXIED = "mlflow-artifacts"  # a tracking server's own directory, often ./mlartifacts on the same machine
 _LONGEST_TAIL = 6
@@ -41,8 +43,10 @@ def remote_scheme(uri: str) -> str:
 
 
 def describe_location(uri: str) -> str:
-    """Say in plain words where a URI points to, for a ProblemFound."""
+    """Say in plain words where a URI points to, for a ProblemFound; without the credentials that it may hold."""
     scheme = remote_scheme(uri)
+    uri = _PASSWORD.sub(r"\1***@", uri)
+    uri = _QUERY.sub("?...", uri) if scheme else uri
     if not uri.strip():
         return "the store does not say where its artifacts are"
     if scheme == _PROXIED:
@@ -88,7 +92,7 @@ def _candidates(uri: str, *, beside: Path | None, store_dir: Path, subject_id: s
     if beside is not None:
         yield beside
     for path in paths:
-        yield from _tails(path, store_dir)
+        yield from _tails(path, store_dir, subject_id)
 
 
 def _local_paths(uri: str) -> list[str]:
@@ -121,19 +125,25 @@ def _literal(path: str, store_dir: Path) -> Iterator[Path]:
     yield Path(os.path.normpath(store_dir.parent / path))
 
 
-def _tails(path: str, store_dir: Path) -> Iterator[Path]:
+def _tails(path: str, store_dir: Path, subject_id: str) -> Iterator[Path]:
     parts = [part for part in PureWindowsPath(path).parts if part.strip("\\/") not in ("", ".")]
     if parts and _DRIVE.match(parts[0]):
         parts = parts[1:]
     while ".." in parts:
         parts = parts[parts.index("..") + 1 :]
-    for length in range(min(_SHORTEST_TAIL, len(parts)), min(_LONGEST_TAIL, len(parts)) + 1):
-        if length >= 2:
-            yield store_dir.joinpath(*parts[-length:])
-    if len(parts) >= 2:
-        tail = parts[-_SHORTEST_TAIL:]
+    tails = [parts[-length:] for length in range(_SHORTEST_TAIL, min(_LONGEST_TAIL, len(parts)) + 1)]
+    if not tails and len(parts) == 2:
+        tails = [parts]
+    for tail in tails:
+        yield store_dir.joinpath(*tail)
+    for tail in tails[:1]:
         for base in (store_dir / "mlruns", store_dir / "mlartifacts", store_dir.parent / "mlartifacts"):
             yield base.joinpath(*tail)
+    # A database often has a directory of its own: data/mlflow.db, .mlflow/db/mlflow.db beside mlruns/.
+    for base in (store_dir.parent, store_dir.parent.parent):
+        for tail in tails:
+            if not subject_id or subject_id in tail:
+                yield base.joinpath(*tail)
 
 
 def _is_below(path: Path, directory: Path) -> bool:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
 import tarfile
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from syncd.configuration.model import MlflowDbSettings, MlrunsSettings
 from syncd.core.facts import (
     ArtifactSeen,
     ExperimentSeen,
@@ -29,6 +31,7 @@ from syncd.core.facts import (
     TagsSet,
 )
 from syncd.errors import SourceError
+from syncd.runtime.assembly import unnamed_databases
 from syncd.sources.file_store import FileStoreSource
 from syncd.sources.memory_cursors import MemoryCursors
 from tests.awkward import build_awkward_store
@@ -532,3 +535,36 @@ def test_the_artifact_directory_of_a_database_is_no_store(tmp_path, database):
     seen.poll()
     assert set(seen.runs) == {RUN}
     assert bool(seen.problems) is not database
+
+
+# -- databases beside
+
+
+def tracking_database(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE experiments (experiment_id INTEGER)")
+    database.close()
+    return path
+
+
+def test_a_directory_without_a_file_store_names_the_databases_in_it(tmp_path):
+    (tmp_path / "mlruns" / "1" / RUN / "artifacts").mkdir(parents=True)
+    with pytest.raises(SourceError) as raised:
+        list(FileStoreSource("s", tmp_path).poll(MemoryCursors(), full=True))
+    assert "mlruns/1 holds artifacts of runs" in str(raised.value)
+    path = tracking_database(tmp_path / "data" / "mlflow.db")
+    (tmp_path / "data" / "notes.db").write_bytes(b"SQLite format 3\0 of something else")
+    with pytest.raises(SourceError) as raised:
+        list(FileStoreSource("s", tmp_path).poll(MemoryCursors(), full=True))
+    assert f"name that file itself: {path} (" in str(raised.value)
+
+
+def test_databases_that_lie_beside_a_file_store_are_told(tmp_path):
+    (tmp_path / "mlruns" / "0").mkdir(parents=True)
+    (tmp_path / "mlruns" / "0" / "meta.yaml").write_text("artifact_location: x\nname: Default\n")
+    path = tracking_database(tmp_path / "mlflow.db")
+    directory = MlrunsSettings(name="d", paths=(tmp_path,))
+    assert unnamed_databases([directory]) == [str(path)]
+    database = MlflowDbSettings(name="b", uri=f"sqlite:///{path}", path=path)
+    assert unnamed_databases([directory, database]) == []

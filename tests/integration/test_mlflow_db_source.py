@@ -14,6 +14,7 @@ import tarfile
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -234,6 +235,18 @@ def test_an_old_schema_is_read_by_its_columns(tmp_path: Path) -> None:
     store.sql("INSERT INTO runs VALUES ('b', 'u', 'FINISHED', 1, 2, '', 1)")
     store.sql("INSERT INTO metrics VALUES ('m', 0.5, 1, 'b', 8)")
     assert steps(follower.poll(), "b") == [8]
+
+
+def test_registered_models_and_traces_are_named_and_no_longer_when_they_are_gone(
+    store: Store, follower: Follower
+) -> None:
+    store.db.executescript("CREATE TABLE registered_models (name TEXT); CREATE TABLE trace_info (request_id TEXT)")
+    store.sql("INSERT INTO registered_models VALUES ('a'), ('b')")
+    (problem,) = of(ProblemFound, follower.poll(full=True))
+    assert problem.what.startswith("2 registered models stay where they are")
+    assert of(ProblemFound, follower.poll(full=True)) == []
+    store.sql("DELETE FROM registered_models")
+    assert of(ProblemFound, follower.poll(full=True)) == [replace(problem, what="")]
 
 
 def test_a_metrics_table_without_rowid_is_read_by_counting(tmp_path: Path) -> None:

@@ -66,6 +66,18 @@ def test_the_tail_is_found_below_the_store(uri):
     assert resolve(uri) is None
 
 
+@pytest.mark.parametrize("store", ["/srv/copy/data", "/srv/copy/.mlflow/db", "/srv/copy/mlruns"])
+def test_a_database_may_lie_in_a_directory_of_its_own(store):
+    path = Path("/srv/copy/notebooks/mlruns/1") / RUN / "artifacts"
+    uri = f"/home/a/copy/notebooks/mlruns/1/{RUN}/artifacts"
+    assert resolve(uri, path, store=Path(store)) == str(path)
+    assert resolve(uri, path, store=Path(store) / "one" / "more") is None
+
+
+def test_above_the_store_only_what_names_the_run_is_taken():
+    assert resolve("/x/someone/private/keys", "/srv/someone/private/keys") is None
+
+
 def test_a_proxied_store_may_lie_in_mlartifacts():
     path = Path("/srv/mlartifacts/1") / RUN / "artifacts"
     assert resolve(f"mlflow-artifacts:/1/{RUN}/artifacts", path, store=Path("/srv")) == str(path)
@@ -110,3 +122,10 @@ def test_remote_storage_is_only_taken_from_beside():
 @pytest.mark.parametrize("uri", ["/a\x00b/x/y/z", "/" + "n" * 5000])
 def test_an_impossible_path_is_merely_not_there(uri):
     assert resolve_artifact_root(uri, beside=None, store_dir=STORE) is None
+
+
+def test_what_is_told_of_a_uri_holds_no_credentials():
+    told = describe_location("mysql://user:secret@host:3306/db/1/artifacts?password=secret")
+    assert "secret" not in told
+    assert "mysql://user:***@host:3306/db/1/artifacts" in told
+    assert "what?.txt" in describe_location("/home/a/what?.txt")

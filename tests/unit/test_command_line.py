@@ -416,3 +416,18 @@ def test_the_machine_is_examined_without_a_change(configuration: Configuration, 
         *names
     }
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_problems_that_are_alike_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    gone = [
+        (f"run {number:032x}: artifacts", f"the artifacts are said to be at /home/a/{number}/artifacts, which is gone")
+        for number in range(57)
+    ]
+    report.print_problems([*gone, ("/s/traces", "4 traces stay where they are"), ("/t/traces", "1 traces stay here")])
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "could not be read, 57 alike (--json lists each), for example:",
+        *(f"  {where}: {what}" for where, what in gone[:2]),
+        "could not be read: /s/traces: 4 traces stay where they are",
+        "could not be read: /t/traces: 1 traces stay here",
+    ]

@@ -36,6 +36,9 @@ _ID = re.compile(r"[0-9a-f]{32}")
 _EXPERIMENT_LINE = re.compile(rb"^artifact_location:", re.M)
 _MODEL_LINE = re.compile(rb"^model_id:", re.M)
 _RUN_LINE = re.compile(rb"^(?:run_uuid|run_id|artifact_uri):", re.M)
+_DATABASE_NAMES = (".db", ".sqlite", ".sqlite3")
+_DATABASE_HEAD_BYTES = 256 * 1024
+_TRACKING_TABLE = re.compile(rb'CREATE TABLE "?(?:experiments|runs|metrics)"?\s*\(')
 
 FolderKind = Literal["experiment", "experiment without meta", "artifacts of a database", "run", "other"]
 
@@ -65,9 +68,11 @@ class ExperimentPlace:
 
 @dataclass(slots=True)
 class Discovery:
-    """What a walk found."""
+    """What a walk found. ``artifact_folders`` belong to databases; ``databases`` are only named like one."""
 
     stores: list[StorePlace] = field(default_factory=list)
+    artifact_folders: list[str] = field(default_factory=list)
+    databases: list[str] = field(default_factory=list)
     problems: Problems = field(default_factory=dict)
 
 
@@ -79,7 +84,7 @@ def find_stores(path: str) -> Discovery:
     for rel, directory, depth in queue:
         visited += 1
         try:
-            names = sorted(child_directories(directory))
+            names = sorted(_look_into(directory, found.databases))
         except OSError as exc:
             if not isinstance(exc, FileNotFoundError):
                 found.problems[directory] = f"cannot be listed: {reason(exc)}"
@@ -87,6 +92,9 @@ def find_stores(path: str) -> Discovery:
         kinds = {name: kind_of_folder(os.path.join(directory, name)) for name in names if name not in _NOT_ENTERED}
         if any(kind.startswith("experiment") for kind in kinds.values()):
             found.stores.append(StorePlace(rel, directory))
+        found.artifact_folders += [
+            os.path.join(directory, name) for name, kind in kinds.items() if kind == "artifacts of a database"
+        ]
         below = [
             (f"{rel}/{name}" if rel else name, os.path.join(directory, name), depth + 1)
             for name, kind in kinds.items()
@@ -100,6 +108,32 @@ def find_stores(path: str) -> Discovery:
         queue += below
     found.stores.sort(key=lambda store: store.rel.split("/") if store.rel else [])
     return found
+
+
+def tracking_databases_below(path: str) -> list[str]:
+    """Return the SQLite files at and below ``path`` in which MLflow keeps runs; they are read as bytes, not opened."""
+    return [candidate for candidate in sorted(find_stores(path).databases) if _is_tracking_database(candidate)]
+
+
+def _is_tracking_database(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            head = file.read(_DATABASE_HEAD_BYTES)
+    except OSError:
+        return False
+    return head.startswith(b"SQLite format 3\0") and _TRACKING_TABLE.search(head) is not None
+
+
+def _look_into(path: str, databases: list[str]) -> list[str]:
+    """Return the names of the directories in ``path``, links left out; add the files named like a database."""
+    directories: list[str] = []
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                directories.append(entry.name)
+            elif entry.name.endswith(_DATABASE_NAMES) and entry.is_file(follow_symlinks=False):
+                databases.append(entry.path)
+    return directories
 
 
 def child_directories(path: str) -> Iterator[str]:
@@ -172,7 +206,7 @@ def database_near(store: StorePlace) -> bool:
     """Tell whether a tracking database lies in the store's root or beside it."""
     for directory in (store.path, os.path.dirname(store.path)):
         try:
-            if any(name.endswith((".db", ".sqlite", ".sqlite3")) for name in os.listdir(directory)):
+            if any(name.endswith(_DATABASE_NAMES) for name in os.listdir(directory)):
                 return True
         except OSError:
             continue

@@ -36,6 +36,7 @@ from syncd.sources.file_store.discovery import (
     experiments_of,
     find_stores,
     kind_of_folder,
+    tracking_databases_below,
 )
 from syncd.sources.file_store.experiment_reader import experiment_cursor, read_experiment
 from syncd.sources.file_store.memory import (
@@ -59,6 +60,7 @@ _HINT = (
 )
 _STORE_CURSOR = "store:problems"
 DUPLICATE_CURSOR = "store:duplicate:"
+_MOST_SHOWN = 5
 
 
 class FileStoreSource:
@@ -360,8 +362,17 @@ class _FullPoll:
         hint = _HINT
         if kind_of_folder(self._path) in ("experiment", "run", "experiment without meta"):
             hint = "this is a single experiment or run; name the directory that holds the experiments"
-        elif any(name.endswith((".db", ".sqlite", ".sqlite3")) for name in names):
-            hint = 'there is a database file in it: for that use kind = "mlflow-db"; ' + hint
+        elif databases := tracking_databases_below(self._path):
+            hint = (
+                f"the runs are in a tracking database, name that file itself: {', '.join(databases[:_MOST_SHOWN])}"
+                + (f" and {len(databases) - _MOST_SHOWN} more" if len(databases) > _MOST_SHOWN else "")
+                + ' (in a configuration with kind = "mlflow-db")'
+            )
+        elif found.artifact_folders:
+            hint = (
+                f"{found.artifact_folders[0]} holds artifacts of runs, but what is known of the runs is in a tracking "
+                "database or server, which is not here"
+            )
         raise SourceError("holds no MLflow FileStore", doing="opening the FileStore in", target=self._path, hint=hint)
 
     def _store(self, place: StorePlace) -> Iterator[Step]:

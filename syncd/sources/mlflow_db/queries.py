@@ -149,6 +149,13 @@ MODEL_TAGS = """
 SELECT model_id, tag_key, tag_value FROM logged_model_tags WHERE model_id IN (SELECT value FROM json_each(?))
 """
 
+# --- what is not brought over, by table: counted -----------------------------------------------------------------------
+
+LEFT = {
+    "registered_models": "SELECT count(*) FROM registered_models",
+    "trace_info": "SELECT count(*) FROM trace_info",
+}
+
 # --- points ---------------------------------------------------------------------------------------------------------
 
 # The next points of all runs, in the order of insertion. Columns: rowid, run, key, value, timestamp, step, is_nan.

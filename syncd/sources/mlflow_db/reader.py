@@ -168,6 +168,10 @@ class Reader:
         """Return a page of one run's points from a table that has no rowid."""
         return self._rows(queries.POINTS_UNORDERED, run_id, limit, offset)
 
+    def left(self) -> dict[str, int]:
+        """Return how many rows there are of each kind that is not brought over."""
+        return {table: self._rows(query)[0][0] for table, query in queries.LEFT.items() if self.schema.has(table)}
+
     def hint_end(self, table: str) -> int:
         """Return the greatest rowid of a table that is followed for hints."""
         return self._rows(queries.HINT_ENDS[table])[0][0] or 0

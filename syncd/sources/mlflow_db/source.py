@@ -8,7 +8,7 @@ Rules
 3. What is committed is only known from the cursors. Memory holds hints.
 
 Cursors: ``store:database`` (which file), ``store:experiment/<id>``, ``store:runs``, ``store:logged_models``,
-``store:points/<table>``, ``store:missing artifacts of …``; those of one run or model begin with its id, see
+``store:points/<table>``, ``store:missing artifacts of …``, ``store:left <table>``; those of one run or model begin with its id, see
 ``subjects`` and ``artifacts``.
 """
 
@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from syncd.core.facts import Fact, Reading
+from syncd.core.facts import Fact, ProblemFound, Reading
 from syncd.errors import SourceError
 from syncd.sources.base import Cursors
 from syncd.sources.mlflow_db.artifacts import Artifacts
@@ -30,6 +30,10 @@ from syncd.sources.mlflow_db.subjects import Subjects
 
 DATABASE = "store:database"
 EXPERIMENT = "store:experiment/"
+LEFT = {
+    "registered_models": "registered models stay where they are: syncd registers models by rules, from their runs",
+    "trace_info": "traces stay where they are: syncd brings runs and logged models",
+}
 
 
 def _now_ms() -> int:
@@ -112,8 +116,19 @@ class MlflowDbSource:
             yield from subjects.poll(cursors, everything=everything, replaced=replaced)
             if everything:
                 yield from self._artifacts.poll_all(cursors, subjects)
+        if everything:
+            yield from self._left(cursors)
         if before != identity:
             yield Reading((), {DATABASE: identity})
+
+    def _left(self, cursors: Cursors) -> Iterator[Reading]:
+        """Name what stays where it is, and withdraw what is no longer there."""
+        counts = self._reader.left()
+        for table, what in LEFT.items():
+            where, key = f"{self.path}: {table}", f"store:left {table}"
+            text = f"{counts[table]} {what}" if counts.get(table) else ""
+            if text.encode() != (cursors.load(key) or b""):
+                yield Reading((ProblemFound(where, text),), {key: text.encode() or None})
 
     def _families(self) -> Iterator[Subjects]:
         yield self._runs
