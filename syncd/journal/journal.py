@@ -88,10 +88,11 @@ class Binding:
 
 
 @dataclass(frozen=True, slots=True)
-class CreatedRun:
-    """A run that this journal's daemon created on a destination; ``experiment_id`` is the destination's."""
+class CreatedSubject:
+    """A run or model that this journal's daemon created; ``experiment_id`` is the destination's."""
 
     subject_id: int
+    kind: str
     key: str
     remote_id: str
     experiment_id: str
@@ -463,10 +464,10 @@ class Journal:
         }
         return [row[0] for row in self._fetch("unbound_keys", parameters)]
 
-    def unchecked(self, destination_id: int, before_ms: int) -> list[CreatedRun]:
-        """Return the runs that were created there before that time and not yet looked up once more."""
+    def unchecked(self, destination_id: int, before_ms: int) -> list[CreatedSubject]:
+        """Return the runs and models created there before that time and not yet looked up once more."""
         parameters = {"destination_id": destination_id, "before_ms": before_ms}
-        return [CreatedRun(*row) for row in self._fetch("unchecked", parameters)]
+        return [CreatedSubject(*row) for row in self._fetch("unchecked", parameters)]
 
     def mark_checked(self, destination_id: int, subjects: Iterable[int]) -> None:
         """Record that no second run of the same source exists there."""

@@ -149,8 +149,8 @@ WHERE s.source_id = :source_id AND s.kind = :kind AND s.experiment_id = :experim
 AND s.deleted = 0 LIMIT 20000;
 
 -- name: unchecked
-SELECT r.subject_id, s.key, r.remote_id, e.remote_id FROM remote r
-JOIN subject s ON s.id = r.subject_id AND s.kind = 'run'
+SELECT r.subject_id, s.kind, s.key, r.remote_id, e.remote_id FROM remote r
+JOIN subject s ON s.id = r.subject_id AND s.kind IN ('run', 'model')
 JOIN remote e ON e.destination_id = r.destination_id AND e.subject_id = s.experiment_id
 WHERE r.destination_id = :destination_id AND r.checked = 0 AND r.adopted = 0 AND r.bound_ms < :before_ms
 LIMIT 20000;

@@ -22,7 +22,7 @@ from syncd.core.planner import fit_values
 from syncd.core.requests import CreateModel, CreateRun, LogBatch
 from syncd.destinations.base import RemoteSubject
 from syncd.errors import Rejected
-from syncd.journal.journal import Binding, Journal, Subject
+from syncd.journal.journal import Binding, CreatedSubject, Journal, Subject
 from syncd.runtime.channel import Channel
 
 log = structlog.get_logger(__name__)
@@ -99,9 +99,18 @@ class Identities:
         return await self.ensure(subject.experiment_id, above=above)
 
     async def remote_run(self, source_id: int, key: str, *, above: frozenset[int] = frozenset()) -> Binding | None:
-        """Return the identity of a run by its id in the store; None if no such run was seen, or it waits for this."""
+        """Return the identity of a run by its id in the store.
+
+        None if no such run was seen, if it waits for this one, or if the destination refuses it.
+        """
         found = await self._channel.journal.do(Journal.find_subject, source_id, "run", key)
-        return None if found is None or found in above else await self.ensure(found, above=above)
+        if found is None or found in above:
+            return None
+        try:
+            return await self.ensure(found, above=above)
+        except Rejected as error:
+            log.info("the destination refuses a run that another one names", run=key, error=str(error))
+            return None
 
     async def remote_model(self, source_id: int, key: str) -> Binding | None:
         """Return the identity of a model by its id in the store; None if no such model was seen."""
@@ -116,13 +125,13 @@ class Identities:
             tags[source_tags.PARENT_RUN_ID] = parent.remote_id if parent else head.parent_run_id
         request = CreateRun(experiment.remote_id, head.name or head.subject.id, head.user_id, head.start_time_ms, tags)
         remote = await self._find_or_create(subject, experiment.remote_id, request)
-        binding = await self._bind(
-            subject.id, Binding(remote.id, remote.artifact_root, remote.adopted, experiment.appends)
-        )
+        # Before it is recorded: should this process end here, the next one finds the run and tells them again.
+        await self._tell_children(subject, remote.id)
         if not remote.adopted:
             self._created_tags[subject.id] = tags
-        await self._tell_children(subject, binding)
-        return binding
+        return await self._bind(
+            subject.id, Binding(remote.id, remote.artifact_root, remote.adopted, experiment.appends)
+        )
 
     async def _tags_for_create(self, subject: Subject) -> dict[str, str]:
         changes = await self._channel.journal.do(
@@ -141,13 +150,13 @@ class Identities:
         }
         return {**{key: value for key, value in fit.fits.items() if key != source_tags.RUN_NAME}, **own}
 
-    async def _tell_children(self, subject: Subject, binding: Binding) -> None:
+    async def _tell_children(self, subject: Subject, remote_id: str) -> None:
         """Point children that were created before this run at it."""
         children = await self._channel.journal.do(
             Journal.bound_children, self._channel.id, subject.source_id, subject.key.id
         )
         for child in children:
-            request = LogBatch(child, tags={source_tags.PARENT_RUN_ID: binding.remote_id})
+            request = LogBatch(child, tags={source_tags.PARENT_RUN_ID: remote_id})
             await self._channel.courier.call(lambda request=request: self._channel.destination.send(request))  # type: ignore[misc]
 
     async def _bind_model(self, subject: Subject, head: ModelSeen, above: frozenset[int]) -> Binding:
@@ -218,46 +227,45 @@ class Identities:
             return looked.pop(key)
 
     async def twins(self, before_ms: int) -> list[tuple[int, RemoteSubject]]:
-        """Return the runs created before then of which another daemon created a twin that is to stay.
+        """Return the runs and models created before then of which another daemon created a twin that is to stay.
 
         Both daemons look after they have created, so at least one of them sees both; ``find`` makes all choose the
         same one. Those that have no twin are not looked at again.
         """
         channel = self._channel
-        lost = []
         unchecked = await channel.journal.do(Journal.unchecked, channel.id, before_ms)
-        for experiment_id in {run.experiment_id for run in unchecked}:
-            mine = [run for run in unchecked if run.experiment_id == experiment_id]
-            keys = {run.key for run in mine}
-            found = await channel.courier.call(
-                lambda experiment_id=experiment_id, keys=keys: channel.destination.find("run", experiment_id, keys)  # type: ignore[misc]
-            )
-            # Two of mine may be one run: a store that is read under two names.
-            lost += [
-                (run.subject_id, found[run.key])
-                for run in mine
-                if run.key in found and found[run.key].id != run.remote_id
-            ]
+        lost = []
+        for kind, experiment_id in sorted({(one.kind, one.experiment_id) for one in unchecked}):
+            mine = [one for one in unchecked if (one.kind, one.experiment_id) == (kind, experiment_id)]
+            lost += await self._twins_in(kind, experiment_id, mine)
         losers = {subject_id for subject_id, _ in lost}
-        await channel.journal.do(
-            Journal.mark_checked,
-            channel.id,
-            [run.subject_id for run in unchecked if run.subject_id not in losers],
-        )
+        unique = [one.subject_id for one in unchecked if one.subject_id not in losers]
+        await channel.journal.do(Journal.mark_checked, channel.id, unique)
         return lost
 
+    async def _twins_in(
+        self, kind: str, experiment_id: str, mine: list[CreatedSubject]
+    ) -> list[tuple[int, RemoteSubject]]:
+        keys = {one.key for one in mine}
+        found = await self._channel.courier.call(lambda: self._channel.destination.find(kind, experiment_id, keys))
+        # Two of mine may be one run: a store that is read under two names.
+        return [
+            (one.subject_id, found[one.key]) for one in mine if one.key in found and found[one.key].id != one.remote_id
+        ]
+
     async def give_way(self, subject_id: int, other: RemoteSubject) -> None:
-        """Take the twin as the run's identity, discard our own, and have the source stated whole once more."""
+        """Take the twin as the identity, discard our own, and have the source stated whole once more."""
         channel = self._channel
         subject = await channel.journal.do(Journal.subject, subject_id)
         binding = await channel.journal.do(Journal.binding, channel.id, subject_id)
         assert binding is not None
-        log.info("another syncd created the same run; keeping the other", run=subject.key.id, kept=other.id)
-        await channel.read_again(subject.source_id, subject.key.id)
+        kind, key = subject.key.kind, subject.key.id
+        log.info("another syncd created the same; keeping the other", kind=kind, id=key, kept=other.id)
+        await channel.read_again(subject.source_id, key)
         try:
-            await channel.courier.call(lambda: channel.destination.discard("run", binding.remote_id))
+            await channel.courier.call(lambda: channel.destination.discard(kind, binding.remote_id))
         except Rejected as error:
-            log.info("the second run is already gone", run=binding.remote_id, answer=str(error))
-        kept = Binding(other.id, other.artifact_root, adopted=True, appends=binding.appends)
-        await self._bind(subject_id, kept)
-        await self._tell_children(subject, kept)
+            log.info("the second one is already gone", kind=kind, id=binding.remote_id, answer=str(error))
+        if kind == "run":
+            await self._tell_children(subject, other.id)
+        await self._bind(subject_id, Binding(other.id, other.artifact_root, adopted=True, appends=binding.appends))

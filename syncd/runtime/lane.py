@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from enum import Enum, auto
 
@@ -11,6 +12,7 @@ import structlog
 
 from syncd.core.changes import Again, Change, Section, decode_head, encode_head
 from syncd.core.facts import ExperimentSeen, ModelSeen, RunSeen
+from syncd.core.first_cause import first_cause
 from syncd.core.requests import DeleteRun, FinalizeModel, SetExperimentTags, SetModelTags, UpdateRun
 from syncd.destinations.base import RemoteRun
 from syncd.errors import Rejected
@@ -27,6 +29,16 @@ from syncd.runtime.small_facts import SmallFactDelivery
 log = structlog.get_logger(__name__)
 
 FILTERED = "the destination's filter leaves it out"
+
+
+@asynccontextmanager
+async def together() -> AsyncIterator[asyncio.TaskGroup]:
+    """Run tasks together; what ends them is raised as the error it is, not as a group."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            yield tasks
+    except BaseExceptionGroup as errors:
+        raise first_cause(errors) from errors
 
 
 class Outcome(Enum):
@@ -160,7 +172,7 @@ class Lane:
         small = SmallFactDelivery(
             self._channel, self._identities, subject, binding, overflow, held, wall_ms=self._wall_ms
         )
-        async with asyncio.TaskGroup() as sections:
+        async with together() as sections:
             sections.create_task(small.run())
             sections.create_task(PointDelivery(self._channel, self._subject_id, binding, self._settlement, held).run())
             sections.create_task(ArtifactDelivery(self._channel, subject, binding, self._settlement, overflow).run())
@@ -206,7 +218,7 @@ class Lane:
     async def _deliver_model(self, subject: Subject, head: ModelSeen, binding: Binding) -> Outcome:
         heads = await self._pending(Section.HEAD)
         overflow = OverflowDocuments(self._channel, subject, binding)
-        async with asyncio.TaskGroup() as sections:
+        async with together() as sections:
             sections.create_task(
                 ModelPointDelivery(self._channel, self._identities, subject, binding, self._settlement, overflow).run()
             )

@@ -70,7 +70,8 @@ async def _give_up_on(courier: Courier, patience_s: float) -> None:
     while True:
         await asyncio.sleep(LOOK_S)
         since_s = courier.state.failing_since_s
-        if since_s is not None and time.monotonic() - since_s > patience_s:
+        answers = courier.state.name == "throttled"  # a server that says when to come again is there
+        if since_s is not None and not answers and time.monotonic() - since_s > patience_s:
             raise Unreachable(
                 f"no answer for {patience_s:.0f} s: {courier.state.error}",
                 hint="nothing is lost: what was read is in the journal, run the same command again",

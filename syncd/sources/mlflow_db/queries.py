@@ -149,7 +149,7 @@ MODEL_TAGS = """
 SELECT model_id, tag_key, tag_value FROM logged_model_tags WHERE model_id IN (SELECT value FROM json_each(?))
 """
 
-# --- what is not brought over, by table: counted -----------------------------------------------------------------------
+# --- what is not brought over, by table: counted ----------------------------------------------------------------------
 
 LEFT = {
     "registered_models": "SELECT count(*) FROM registered_models",

@@ -8,8 +8,8 @@ Rules
 3. What is committed is only known from the cursors. Memory holds hints.
 
 Cursors: ``store:database`` (which file), ``store:experiment/<id>``, ``store:runs``, ``store:logged_models``,
-``store:points/<table>``, ``store:missing artifacts of …``, ``store:left <table>``; those of one run or model begin with its id, see
-``subjects`` and ``artifacts``.
+``store:points/<table>``, ``store:missing artifacts of …``, ``store:left <table>``; those of one run or model begin with
+its id, see ``subjects`` and ``artifacts``.
 """
 
 from __future__ import annotations
