@@ -96,7 +96,7 @@ class DestinationSettings:
     password: Secret | None = None
     token: Secret | None = None
     ca_file: Path | None = None
-    max_concurrency: int = 8
+    max_concurrency: int = 6
     bwlimit_bytes_s: int | None = None
     duplicates: Duplicates = "auto"
     connect_timeout_s: float = 10.0

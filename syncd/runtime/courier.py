@@ -156,6 +156,9 @@ class Courier:
             if self.state.name not in ("up", "unknown"):
                 log.info("the destination answers again", destination=self._name)
             await self._enter(DestinationState("up"))
+        elif self.state.failing_since_s is not None:
+            # One call failed, but not the destination: who waits to repeat it goes on waiting.
+            await self._enter(DestinationState("up"))
 
     async def _failed(self, error: DestinationError) -> None:
         now_s = self._monotonic()

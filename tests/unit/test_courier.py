@@ -105,6 +105,19 @@ async def test_retry_after_quiets_the_destination_as_a_whole():
 
 
 @virtually
+async def test_one_failed_call_between_answers_is_no_outage():
+    made, states = courier()
+    await made.call(Server().send)
+    failing = asyncio.create_task(made.call(Server(*[Transient("busy")] * 5).send))
+    await asyncio.sleep(0.02)
+    assert made.state.failing_since_s is not None
+    await made.call(Server().send)
+    assert made.state.failing_since_s is None
+    assert states == ["up"]
+    assert await failing == "answer"
+
+
+@virtually
 async def test_a_server_fault_of_one_request_while_others_succeed_is_its_own_fault():
     made, _ = courier()
     fault = Transient("500", server_fault=True)
