@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -38,23 +39,23 @@ def main() -> int:
     unknown = set(arguments.names) - BENCHMARKS.keys()
     if unknown:
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that servers are stopped
     failed = 0
     for name in arguments.names or BENCHMARKS:
         folder = Path(tempfile.mkdtemp(prefix=f"syncd-{name}-", dir=arguments.folder))
         begun_s, others = time.monotonic(), Others()
         try:
-            rows = list(BENCHMARKS[name](folder))
+            print_table(name, BENCHMARKS[name](folder))
         except Exception as error:  # noqa: BLE001 - the boundary of one benchmark
             failed += 1
-            rows = [Row("failed", "", f"{type(error).__name__}: {error}"[:3000])]
+            print(f"\n{name} failed: {type(error).__name__}: {error}", flush=True)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        took_s = time.monotonic() - begun_s
-        remark = (
-            f"{time.strftime('%Y-%m-%d %H:%M')}, {os.cpu_count()} cores, of which other processes used "
-            f"{others.cores():.1f}; took {took_s:.0f} s."
+        print(
+            f"\n{time.strftime('%Y-%m-%d %H:%M')}, {os.cpu_count()} cores, of which other processes used "
+            f"{others.cores():.1f}; took {time.monotonic() - begun_s:.0f} s.",
+            flush=True,
         )
-        print_table(name, rows, remark)
     return 1 if failed else 0
 
 

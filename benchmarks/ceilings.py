@@ -42,7 +42,7 @@ def flat_memory(folder: Path) -> Iterator[Row]:
         yield Row(f"{steps * 10:,} points in one run", "flat", f"{spent.peak_mib:.0f} MiB", f"{spent.wall_s:.1f} s")
     for runs in (1_000, 10_000):
         store = folder / f"runs-{runs}"
-        make_file_store(store, runs=runs, metrics=2, steps=10, params=2, files=1, file_bytes=200)
+        make_file_store(store, runs=runs, metrics=2, steps=10, params=2)
         spent = _into_null(store, folder / f"r{runs}", points=runs * 20)
         yield Row(f"{runs:,} runs of 20 points", "flat", f"{spent.peak_mib:.0f} MiB", f"{spent.wall_s:.1f} s")
 

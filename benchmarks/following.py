@@ -25,6 +25,8 @@ class _Case:
     what: str
     runs: int
     metrics: int
+    params: int
+    files: int
     status: int
     process: Background | None = None
     after_sync_mib: float = 0.0
@@ -43,9 +45,9 @@ class _Case:
 def daemon_at_rest(folder: Path) -> Iterator[Row]:
     """Follow three stores, each with a daemon of its own; they idle at the same time."""
     cases = [
-        _Case("1,000 FINISHED runs × 20 files", runs=1_000, metrics=10, status=FINISHED),
-        _Case("10,000 FINISHED runs × 11 files", runs=10_000, metrics=1, status=FINISHED),
-        _Case("1,000 RUNNING runs × 20 files", runs=1_000, metrics=10, status=RUNNING),
+        _Case("1,000 FINISHED runs × 20 files", runs=1_000, metrics=10, params=5, files=2, status=FINISHED),
+        _Case("10,000 FINISHED runs × 6 files", runs=10_000, metrics=1, params=2, files=0, status=FINISHED),
+        _Case("1,000 RUNNING runs × 20 files", runs=1_000, metrics=10, params=5, files=2, status=RUNNING),
     ]
     with ExitStack() as stack:
         for number, case in enumerate(cases):
@@ -60,7 +62,14 @@ def daemon_at_rest(folder: Path) -> Iterator[Row]:
 def _sync_and_follow(stack: ExitStack, folder: Path, case: _Case) -> None:
     store = folder / "mlruns"
     make_file_store(
-        store, runs=case.runs, metrics=case.metrics, steps=5, params=5, files=2, file_bytes=100, status=case.status
+        store,
+        runs=case.runs,
+        metrics=case.metrics,
+        steps=5,
+        params=case.params,
+        files=case.files,
+        file_bytes=100,
+        status=case.status,
     )
     url = stack.enter_context(null_server(folder / "server"))
     begun_s = time.monotonic()

@@ -170,7 +170,7 @@ def daemon(folder: Path, stores: Sequence[Path], url: str) -> Background:
     return Background([*SYNCD, "run", "--config", str(config)], log=folder / "daemon.log")
 
 
-def wait_until_quiet(url: str, *, runs: int, timeout_s: float = 240, quiet_s: float = 3) -> None:
+def wait_until_quiet(url: str, *, runs: int, timeout_s: float = 400, quiet_s: float = 3) -> None:
     """Wait until a null server has got that many runs and then nothing for a while."""
     deadline_s = time.monotonic() + timeout_s
     before, since_s = -1, time.monotonic()

@@ -25,12 +25,11 @@ class Row:
     noise: str = ""
 
 
-def print_table(title: str, rows: Iterable[Row], remark: str) -> None:
-    """Print one Markdown table."""
-    print(f"\n### {title}\n\n{remark}\n\n| what | goal | measured | noise |\n|---|---|---|---|")
+def print_table(title: str, rows: Iterable[Row]) -> None:
+    """Print one Markdown table, each row as soon as it is known."""
+    print(f"\n### {title}\n\n| what | goal | measured | noise |\n|---|---|---|---|", flush=True)
     for row in rows:
-        print(f"| {row.what} | {row.goal} | {row.measured} | {row.noise} |")
-    print(flush=True)
+        print(f"| {row.what} | {row.goal} | {row.measured} | {row.noise} |", flush=True)
 
 
 def spread(values: Sequence[float], form: str = "{:.2f}") -> str:

@@ -75,21 +75,33 @@ class SmallFactDelivery:
         )
 
     async def _without_early_links(self, changes: Sequence[Change]) -> tuple[list[Change], list[Change]]:
-        """Divide off the links to models that the source has not stated yet (it states them within seconds)."""
+        """Divide off the links to models of which it is not yet certain what they are called there."""
         now: list[Change] = []
         later: list[Change] = []
         for change in changes:
-            early = change.kind in ("inputs", "outputs") and abs(self._wall_ms() - change.at_ms) < LINK_PATIENCE_MS
-            (later if early and not await self._models_are_known(change) else now).append(change)
+            early = change.kind in ("inputs", "outputs") and await self._links_early(change)
+            (later if early else now).append(change)
         return now, later
 
-    async def _models_are_known(self, change: Change) -> bool:
+    async def _links_early(self, change: Change) -> bool:
+        """Whether a model is not stated yet (it is within seconds), or may still give way to a twin.
+
+        A link cannot be taken back, so it waits until the model was looked up once more after its create.
+        """
+        if not self._channel.logged_models:
+            return False
         links = merge_small([change])
-        keys = [*links.model_inputs, *(key for key, _ in links.model_outputs)]
-        known = [
-            await self._channel.journal.do(Journal.find_subject, self._subject.source_id, "model", key) for key in keys
-        ]
-        return not self._channel.logged_models or None not in known
+        for key in [*links.model_inputs, *(key for key, _ in links.model_outputs)]:
+            model = await self._channel.journal.do(Journal.find_subject, self._subject.source_id, "model", key)
+            binding = None
+            if model is not None:
+                binding = await self._channel.journal.do(Journal.binding, self._channel.id, model)
+            if binding is None:
+                if abs(self._wall_ms() - change.at_ms) < LINK_PATIENCE_MS:
+                    return True
+            elif not (binding.adopted or binding.checked):
+                return True
+        return False
 
     # -- params and tags -------------------------------------------------------------------------------------------
 

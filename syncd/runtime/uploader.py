@@ -28,7 +28,7 @@ LANES = 8
 LATER_S = 1.0
 AFTER_FAULT_S = 30.0
 LOOK_FOR_RETRIES_S = 2.0
-LOOK_FOR_TWINS_S = 5.0
+LOOK_FOR_TWINS_S = 2.0
 # How long a create by another daemon may have been under way when this one looked.
 TWIN_AFTER_MS = 2000
 

@@ -136,7 +136,7 @@ def _tails(path: str, store_dir: Path, subject_id: str) -> Iterator[Path]:
         tails = [parts]
     for tail in tails:
         yield store_dir.joinpath(*tail)
-    for tail in tails[:1]:
+    for tail in tails[:2]:  # the second: <experiment>/models/<model>/artifacts
         for base in (store_dir / "mlruns", store_dir / "mlartifacts", store_dir.parent / "mlartifacts"):
             yield base.joinpath(*tail)
     # A database often has a directory of its own: data/mlflow.db, .mlflow/db/mlflow.db beside mlruns/.

@@ -36,7 +36,7 @@ def test_two_syncs_at_the_same_moment_make_each_run_once(case: Case, turn: int) 
         processes.forked_sync(case.database, case.server.url, case.folder / f"state{number}") for number in range(2)
     ]
     for process in started:
-        process.join(60)
+        process.join(120)
         assert process.exitcode == 0
     case.check()
 

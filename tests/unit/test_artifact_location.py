@@ -66,6 +66,13 @@ def test_the_tail_is_found_below_the_store(uri):
     assert resolve(uri) is None
 
 
+def test_a_model_of_a_proxied_store_may_lie_in_mlartifacts():
+    path = Path("/srv/mlartifacts/1/models/m-1/artifacts")
+    for store in ("/srv", "/srv/mlruns"):
+        found = resolve("mlflow-artifacts:/1/models/m-1/artifacts", path, store=Path(store), subject_id="m-1")
+        assert found == str(path)
+
+
 @pytest.mark.parametrize("store", ["/srv/copy/data", "/srv/copy/.mlflow/db", "/srv/copy/mlruns"])
 def test_a_database_may_lie_in_a_directory_of_its_own(store):
     path = Path("/srv/copy/notebooks/mlruns/1") / RUN / "artifacts"
