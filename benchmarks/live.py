@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,34 +39,46 @@ def _store(folder: Path, kind: str) -> tuple[Path, str]:
 # -- latency -----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Followed:
+    """Seconds from written to arrived, and the daemon's share of a core and its RSS meanwhile.
+
+    ``call_s`` is what the client's own call took, which is part of the latency; 0 for a plain append.
+    """
+
+    latencies_s: list[float]
+    cores: float
+    size_mib: float
+    call_s: float
+
+
 def latency(folder: Path) -> Iterator[Row]:
     """From just before the client's call (or the file's append) to the request's arrival at the server."""
     for kind in KINDS:
-        told, cores, size = _paced(folder / f"one-{kind}", kind, runs=1, rate=20)
-        yield from _latency_rows(f"{kind}, 1 run × 20 points/s, MLflow's client", told, 20 * SECONDS, cores, size)
-    told, cores, size = _appended(folder / "ten-files", runs=10, rate=50)
-    yield from _latency_rows("FileStore, 10 runs × 50 points/s, appended", told, 500 * SECONDS, cores, size)
-    told, cores, size = _paced(folder / "ten-SQLite", "SQLite", runs=10, rate=50)
-    yield from _latency_rows("SQLite, 10 runs × 50 points/s, MLflow's client by tens", told, 500 * SECONDS, cores, size)
-    told = _into_real_server(folder / "real")
-    yield from _latency_rows("FileStore, 1 run × 20 points/s, in a real server's database", told, 20 * SECONDS)
-
-
-def _latency_rows(
-    what: str, told: list[float], expected: int, cores: float | None = None, size_mib: float | None = None
-) -> Iterator[Row]:
-    late = percentile(told, 0.99) if told else float("nan")
-    middle = percentile(told, 0.5) if told else float("nan")
-    beside = f"; syncd: {cores:.1%} of a core, {size_mib:.0f} MiB" if cores is not None else ""
-    yield Row(
-        what,
-        "p50 ≤ 0.3 s, p99 ≤ 1 s",
-        f"**p50 {middle * 1000:.0f} ms, p99 {late * 1000:.0f} ms**",
-        f"most {max(told) * 1000:.0f} ms, {len(told):,} of {expected:,} points{beside}",
+        followed = _paced(folder / f"one-{kind}", kind, runs=1, rate=20)
+        yield _latency_row(f"{kind}, 1 run × 20 points/s, MLflow's client", followed, 20 * SECONDS)
+    followed = _appended(folder / "ten-files", runs=10, rate=50)
+    yield _latency_row("FileStore, 10 runs × 50 points/s, appended", followed, 500 * SECONDS)
+    followed = _paced(folder / "ten-SQLite", "SQLite", runs=10, rate=50)
+    yield _latency_row("SQLite, 10 runs × 50 points/s, MLflow's client by tens", followed, 500 * SECONDS)
+    followed = _into_real_server(folder / "real")
+    yield _latency_row(
+        "FileStore, 1 run × 20 points/s, until it is in a real server's database", followed, 20 * SECONDS
     )
 
 
-def _paced(folder: Path, kind: str, *, runs: int, rate: int) -> tuple[list[float], float, float]:
+def _latency_row(what: str, followed: Followed, expected: int) -> Row:
+    told = followed.latencies_s or [float("nan")]
+    return Row(
+        what,
+        "p50 ≤ 0.3 s, p99 ≤ 1 s",
+        f"**p50 {percentile(told, 0.5) * 1000:.0f} ms, p99 {percentile(told, 0.99) * 1000:.0f} ms**",
+        f"most {max(told) * 1000:.0f} ms, {len(followed.latencies_s):,} of {expected:,} points; the client's own call "
+        f"{followed.call_s * 1000:.0f} ms; syncd {followed.cores:.1%} of a core, {followed.size_mib:.0f} MiB",
+    )
+
+
+def _paced(folder: Path, kind: str, *, runs: int, rate: int) -> Followed:
     followed, uri = _store(folder / "store", kind)
     with (
         null_server(folder / "server", "benchmarks.recording_server") as url,
@@ -75,10 +88,10 @@ def _paced(folder: Path, kind: str, *, runs: int, rate: int) -> tuple[list[float
         before_s, begun_s = cpu_s(process.pid), time.monotonic()
         numbers = [str(runs), str(rate), str(SECONDS)]
         with Background([*TRAINING, "paced", uri, *numbers], log=folder / "training.log") as training:
-            training.line()
+            call_s = float(training.line())
         cores = (cpu_s(process.pid) - before_s) / (time.monotonic() - begun_s)
         time.sleep(2)
-        return asked(f"{url}/null/latencies"), cores, memory_mib(process.pid)
+        return Followed(asked(f"{url}/null/latencies"), cores, memory_mib(process.pid), call_s)
 
 
 def _wait_until_it_follows(url: str, kind: str) -> None:
@@ -90,7 +103,7 @@ def _wait_until_it_follows(url: str, kind: str) -> None:
     asked(f"{url}/null/latencies")
 
 
-def _appended(folder: Path, *, runs: int, rate: int) -> tuple[list[float], float, float]:
+def _appended(folder: Path, *, runs: int, rate: int) -> Followed:
     """Append lines as MLflow does: its client could not write so much beside others on two cores."""
     followed, _ = _store(folder / "store", "FileStore")
     with (
@@ -109,7 +122,7 @@ def _appended(folder: Path, *, runs: int, rate: int) -> tuple[list[float], float
             thread.join()
         cores = (cpu_s(process.pid) - before_s) / (time.monotonic() - begun_s)
         time.sleep(2)
-        return asked(f"{url}/null/latencies"), cores, memory_mib(process.pid)
+        return Followed(asked(f"{url}/null/latencies"), cores, memory_mib(process.pid), 0.0)
 
 
 def _append(folder: Path, number: int, rate: int) -> None:
@@ -123,15 +136,17 @@ def _append(folder: Path, number: int, rate: int) -> None:
             opened.write(f"{int(now_s * 1000)} {now_s!r} {step}\n")
 
 
-def _into_real_server(folder: Path) -> list[float]:
+def _into_real_server(folder: Path) -> Followed:
     """Look into a real server's database every 5 ms for what has arrived."""
     followed, uri = _store(folder / "store", "FileStore")
-    with RunningMlflow(folder / "server") as server, daemon(folder / "daemon", [followed], server.url):
+    with (
+        RunningMlflow(folder / "server") as server,
+        daemon(folder / "daemon", [followed], server.url) as process,
+    ):
         time.sleep(6)
-        begun_s = time.time()
-        numbers = ["1", "20", str(SECONDS)]
         arrived: dict[float, float] = {}
-        with Background([*TRAINING, "paced", uri, *numbers], log=folder / "training.log") as training:
+        before_s, begun_s = cpu_s(process.pid), time.time()
+        with Background([*TRAINING, "paced", uri, "1", "20", str(SECONDS)], log=folder / "training.log") as training:
             file = f"file:{folder / 'server' / 'backend.db'}?mode=ro"
             with closing(sqlite3.connect(file, uri=True, timeout=0.001)) as database:
                 ended_s = float("inf")
@@ -140,7 +155,10 @@ def _into_real_server(folder: Path) -> list[float]:
                     time.sleep(0.005)
                     if ended_s == float("inf") and not training.is_running:
                         ended_s = time.time()
-        return [at_s - written_s for written_s, at_s in arrived.items()]
+            call_s = float(training.line())
+        cores = (cpu_s(process.pid) - before_s) / (time.time() - begun_s)
+        latencies_s = [at_s - written_s for written_s, at_s in arrived.items()]
+        return Followed(latencies_s, cores, memory_mib(process.pid), call_s)
 
 
 def _look(database: sqlite3.Connection, begun_s: float, arrived: dict[float, float]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import random
+import time
 import uuid
 from pathlib import Path
 
@@ -47,7 +49,7 @@ def make_file_store(
     seed: int = 0,
     status: int = 3,
 ) -> list[str]:
-    """Write a store below ``root`` and return the run ids. ``status`` 3 is FINISHED, 1 RUNNING."""
+    """Write a store below ``root`` and return the run ids. ``status`` 3 is FINISHED a day ago, 1 RUNNING."""
     random_numbers = random.Random(seed)
     folder = root / EXPERIMENT
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +68,16 @@ def make_file_store(
             number=number,
             status=status,
         )
+    if status == 3:
+        _make_old(root)
     return run_ids
+
+
+def _make_old(root: Path) -> None:
+    """Set every mtime below back by a day: what was written a moment ago is followed closely for a minute."""
+    then_s = time.time() - 86_400
+    for path in (*root.rglob("*"), root):
+        os.utime(path, (then_s, then_s))
 
 
 def write_run(

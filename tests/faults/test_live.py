@@ -83,7 +83,6 @@ async def test_live_trainings_arrive_once_whatever_happens(
             state=state,
             url=proxy.url,
             stores=[database, files],
-            source="reconcile_interval_s = 10",  # the latest at which what an ended run wrote last is found
             destination="read_timeout_s = 3\ntotal_timeout_s = 5",
         )
         last = await kill_again_and_again(config, KILLS_S)
