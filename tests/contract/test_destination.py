@@ -36,11 +36,11 @@ from syncd.destinations.base import (
     RemoteSubject,
     ServerFacts,
 )
-from syncd.destinations.uploads import BytesUpload
 from syncd.destinations.local_upload import LocalUpload
 from syncd.destinations.mlflow_reader import MlflowReader
 from syncd.destinations.mlflow_rest import MlflowRest
 from syncd.destinations.mlflow_server import MlflowServer
+from syncd.destinations.uploads import BytesUpload
 from syncd.errors import Rejected, SubjectGone, Transient
 from tests.standins.fake_destination import FakeDestination
 

@@ -12,6 +12,7 @@ import math
 import os
 import sqlite3
 import sys
+import time
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import closing
@@ -148,9 +149,19 @@ def _read_database(db: sqlite3.Connection, experiment: str, artifacts: Path | No
     return Stored(runs, models, tags)
 
 
+def _meta(path: Path) -> dict[str, Any]:
+    """Return a meta.yaml; MLflow rewrites it in place, so for a moment it is empty."""
+    for _ in range(100):
+        head = yaml.safe_load(path.read_text())
+        if head:
+            return dict(head)
+        time.sleep(0.05)
+    raise AssertionError(f"{path} stays empty")
+
+
 def _read_files(root: Path, experiment: str, artifacts: Path | None) -> Stored:
     for meta in root.glob("*/meta.yaml"):
-        head = yaml.safe_load(meta.read_text())
+        head = _meta(meta)
         if head.get("name") == experiment and head.get("lifecycle_stage") == "active":
             folder = meta.parent
             break
@@ -158,14 +169,14 @@ def _read_files(root: Path, experiment: str, artifacts: Path | None) -> Stored:
         return Stored({}, {}, {})
     runs = {}
     for meta in folder.glob("*/meta.yaml"):
-        head = yaml.safe_load(meta.read_text())
+        head = _meta(meta)
         if head.keys().isdisjoint({"run_uuid", "run_id"}) or head.get("lifecycle_stage") == "deleted":
             continue
         run = _run_in_files(meta.parent, head, artifacts)
         runs[run.id] = run
     models = {}
     for meta in folder.glob("models/*/meta.yaml"):
-        head = yaml.safe_load(meta.read_text())
+        head = _meta(meta)
         if head.get("lifecycle_stage") == "deleted":
             continue
         model = StoredRun(
