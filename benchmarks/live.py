@@ -183,7 +183,7 @@ def writer(folder: Path) -> Iterator[Row]:
         with null_server(here / "server") as url, daemon(here / "daemon", [followed], url) as process:
             time.sleep(4)
             before_s, begun_s = cpu_s(process.pid), time.monotonic()
-            command = [*TRAINING, "fast", followed_uri, alone_uri, "14", "2"]
+            command = [*TRAINING, "fast", followed_uri, alone_uri, "30", "0.6"]
             with Background(command, log=folder / f"{kind}.log") as training:
                 told = json.loads(training.line())
             cores = (cpu_s(process.pid) - before_s) / (time.monotonic() - begun_s)
@@ -193,19 +193,21 @@ def writer(folder: Path) -> Iterator[Row]:
 
 
 def _writer_rows(kind: str, told: dict[str, Any], cores: float, arrived: int) -> Iterator[Row]:
-    ratios = [with_it / alone for with_it, alone in zip(told["followed"], told["alone"], strict=True)]
+    ratios, control = (
+        [one / alone for one, alone in zip(told[name], told["alone"], strict=True)] for name in ("followed", "control")
+    )
     locked = sum("locked" in error for error in told["errors"])
     yield Row(
         f"{kind}: log_metric calls/s followed / not followed",
         "≥ 0.97",
         f"**{median(ratios):.3f}**",
-        spread(ratios, "{:.3f}"),
+        f"{spread(ratios)}; not followed / not followed: {median(control):.3f}, {spread(control)}",
     )
-    slowest = told["slowest_s"]
+    slowest_ms = {name: seconds * 1000 for name, seconds in told["slowest_s"].items()}
     yield Row(
         "&nbsp; calls/s followed; not followed",
         "",
         f"{median(told['followed']):,.0f}; {median(told['alone']):,.0f}",
-        f'slowest call {slowest["followed"] * 1000:.0f} and {slowest["alone"] * 1000:.0f} ms; "database is locked": '
+        f'slowest call {slowest_ms["followed"]:.0f} and {slowest_ms["alone"]:.0f} ms; "database is locked": '
         f"{locked}; other errors: {len(told['errors']) - locked}; syncd {cores:.1%} of a core; {arrived:,} points came",
     )

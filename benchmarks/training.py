@@ -2,10 +2,11 @@
 
     python -m benchmarks.training paced URI RUNS RATE SECONDS       # RATE points/s in each run, value: the wall time,
         printed at the end: the median seconds of a call
-    python -m benchmarks.training fast URI OTHER_URI SEGMENTS SECONDS
+    python -m benchmarks.training fast URI OTHER_URI ROUNDS SECONDS
 
-``fast`` logs as fast as it can, in turn into a store that is followed (URI) and one that is not, SECONDS each, and
-prints one JSON object: calls per second for each segment, errors and the slowest call.
+``fast`` logs as fast as it can, in turn into a store that is followed (URI) and two runs of one that is not (``alone``
+and ``control``: how these two differ is the noise), SECONDS each, and prints one JSON object: calls per second for each
+turn, errors and the slowest call.
 """
 
 from __future__ import annotations
@@ -52,18 +53,19 @@ def _pace(client: MlflowClient, run: str, rate: float, seconds: float, calls_s: 
         calls_s.append(time.time() - now_s)
 
 
-def fast(followed: str, alone: str, segments: int, seconds: float) -> None:
+def fast(followed: str, alone: str, rounds: int, seconds: float) -> None:
     """Measure what one thread can log; see the module."""
     places = []
-    for name, uri in (("followed", followed), ("alone", alone)):
+    for name, uri in (("followed", followed), ("alone", alone), ("control", alone)):
         client = MlflowClient(tracking_uri=uri)
-        experiment = client.create_experiment(f"fast-{time.time_ns()}")
+        experiment = client.create_experiment(f"fast-{name}-{time.time_ns()}")
         places.append((name, client, client.create_run(experiment).info.run_id))
-    told: dict[str, list[float]] = {"followed": [], "alone": []}
+    told: dict[str, list[float]] = {name: [] for name, _, _ in places}
+    slowest_s = dict.fromkeys(told, 0.0)
     errors: list[str] = []
-    slowest = {"followed": 0.0, "alone": 0.0}
-    for segment in range(segments):
-        for name, client, run in places if segment % 2 == 0 else places[::-1]:
+    for number in range(rounds):
+        turn = number % len(places)
+        for name, client, run in (*places[turn:], *places[:turn]):
             time.sleep(SETTLE_S)
             calls, begun_s = 0, time.perf_counter()
             while (now_s := time.perf_counter()) - begun_s < seconds:
@@ -72,9 +74,9 @@ def fast(followed: str, alone: str, segments: int, seconds: float) -> None:
                 except MlflowException as error:
                     errors.append(str(error)[:200])
                 calls += 1
-                slowest[name] = max(slowest[name], time.perf_counter() - now_s)
+                slowest_s[name] = max(slowest_s[name], time.perf_counter() - now_s)
             told[name].append(calls / (time.perf_counter() - begun_s))
-    print(json.dumps({**told, "errors": errors, "slowest_s": slowest}), flush=True)
+    print(json.dumps({**told, "errors": errors, "slowest_s": slowest_s}), flush=True)
 
 
 if __name__ == "__main__":
