@@ -43,7 +43,7 @@ def sync_runs(folder: Path) -> Iterator[Row]:
     """Many runs of few points, with params and files."""
     work = Work(folder / "mlruns", runs=100, points=100_000, params=1_000, files=300)
     make_file_store(work.store, runs=100, metrics=10, steps=100, params=10, files=3)
-    pairs = in_turn(4, lambda: _into_server(folder, work, by_syncd), lambda: _into_server(folder, work, by_raw_client))
+    pairs = in_turn(3, lambda: _into_server(folder, work, by_syncd), lambda: _into_server(folder, work, by_raw_client))
     yield from _compared("100 runs × 1,000 points, 10 params, 3 files", "raw client", pairs, work, goal=0.95)
     if PEERS not in os.environ:
         yield Row("the same", "≥ 3 × as fast as mlflow-export-import", f"not measured: ${PEERS} is not set")

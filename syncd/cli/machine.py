@@ -36,7 +36,7 @@ NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "beegfs", "gpfs", "glusterfs", "virtiofs"}
     | {f"fuse.{name}" for name in ("blobfuse", "blobfuse2", "gcsfuse", "glusterfs", "rclone", "s3fs", "sshfs")}
 )
-DEPENDENCIES = ("aiohttp", "tenacity", "structlog", "pyyaml", "watchfiles", "rich", "mlflow", "azureml-mlflow")
+DEPENDENCIES = ("aiohttp", "tenacity", "structlog", "pyyaml", "asyncinotify", "rich", "mlflow", "azureml-mlflow")
 WATCHES_WANTED = 8192
 INSTANCES_WANTED = 128
 OPEN_FILES_WANTED = 1024

@@ -97,6 +97,8 @@ class Courier:
                 except Transient as error:
                     if error.server_fault:
                         faults += 1
+                        if faults == 1:
+                            answers = self._breaker.answers
                         first_fault_s = min(first_fault_s, self._monotonic())
                     lasting = faults >= POISON_FAULTS and self._monotonic() - first_fault_s >= POISON_AFTER_S
                     if lasting and self._breaker.answers > answers:
@@ -150,9 +152,11 @@ class Courier:
 
     async def _answered(self) -> None:
         self._limit.succeeded()
-        if self._breaker.answered() or self.state.name != "up":
+        closed = self._breaker.answered()
+        if closed:
             self._recovered.set()
             self._recovered = asyncio.Event()
+        if closed or self.state.name != "up":
             if self.state.name not in ("up", "unknown"):
                 log.info("the destination answers again", destination=self._name)
             await self._enter(DestinationState("up"))

@@ -19,7 +19,7 @@ from syncd.core import source_tags
 from syncd.core.changes import Section, merge_small
 from syncd.core.facts import ExperimentSeen, ModelSeen, RunSeen
 from syncd.core.planner import fit_values
-from syncd.core.requests import CreateModel, CreateRun, LogBatch
+from syncd.core.requests import CreateModel, CreateRun, LogBatch, LogModelParams
 from syncd.destinations.base import RemoteSubject
 from syncd.errors import Rejected
 from syncd.journal.journal import Binding, CreatedSubject, Journal, Subject
@@ -104,13 +104,27 @@ class Identities:
         None if no such run was seen, if it waits for this one, or if the destination refuses it.
         """
         found = await self._channel.journal.do(Journal.find_subject, source_id, "run", key)
-        if found is None or found in above:
+        if found is None or found in above or await self._leads_back(found, above):
             return None
         try:
             return await self.ensure(found, above=above)
         except Rejected as error:
             log.info("the destination refuses a run that another one names", run=key, error=str(error))
             return None
+
+    async def _leads_back(self, subject_id: int, above: frozenset[int]) -> bool:
+        """Whether the run's parents lead to one of ``above``: two lanes would wait for each other."""
+        seen: set[int] = set()
+        at: int | None = subject_id
+        while at is not None and at not in seen:
+            seen.add(at)
+            subject = await self._channel.journal.do(Journal.subject, at)
+            if not subject.parent_key:
+                return False
+            at = await self._channel.journal.do(Journal.find_subject, subject.source_id, "run", subject.parent_key)
+            if at in above:
+                return True
+        return False
 
     async def remote_model(self, source_id: int, key: str) -> Binding | None:
         """Return the identity of a model by its id in the store; None if no such model was seen."""
@@ -157,7 +171,10 @@ class Identities:
         )
         for child in children:
             request = LogBatch(child, tags={source_tags.PARENT_RUN_ID: remote_id})
-            await self._channel.courier.call(lambda request=request: self._channel.destination.send(request))  # type: ignore[misc]
+            try:
+                await self._channel.courier.call(lambda request=request: self._channel.destination.send(request))  # type: ignore[misc]
+            except Rejected as error:
+                log.info("a child could not be pointed at its parent", child=child, error=str(error))
 
     async def _bind_model(self, subject: Subject, head: ModelSeen, above: frozenset[int]) -> Binding:
         experiment = await self._experiment(subject, above)
@@ -169,10 +186,15 @@ class Identities:
             source_tags.SOURCE_MODEL_ID: subject.key.id,
             source_tags.SOURCE: self._channel.source_names[subject.source_id],
         }
+        most = self._channel.limits.batch_params
+        first, rest = dict(list(head.params.items())[:most]), dict(list(head.params.items())[most:])
         request = CreateModel(
-            experiment.remote_id, head.name, head.model_type, run.remote_id if run else "", head.params, tags
+            experiment.remote_id, head.name, head.model_type, run.remote_id if run else "", first, tags
         )
         remote = await self._find_or_create(subject, experiment.remote_id, request)
+        if rest:
+            more = LogModelParams(remote.id, rest)
+            await self._channel.courier.call(lambda: self._channel.destination.send(more))
         return await self._bind(
             subject.id, Binding(remote.id, remote.artifact_root, remote.adopted, experiment.appends)
         )

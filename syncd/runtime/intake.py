@@ -134,7 +134,9 @@ class Intake:
                 if look:
                     next_look_s = now_s + self._look_interval_s(watcher, 0.0 if whole else took_s)
                 # What was written before its directory was watched is looked for at once.
-                hint = watcher.watch(self._source.watch_paths()) if self._settings.watch else set()
+                hint = set()
+                if self._settings.watch and (look or watcher.directory_made):
+                    hint = watcher.watch(self._source.watch_paths())
 
     def _look_interval_s(self, watcher: Watcher, took_s: float) -> float:
         watched = self._settings.watch and watcher.works

@@ -71,11 +71,10 @@ class Lane:
             await self._settle_unwanted()
             return Outcome.DONE
         try:
-            if await self._channel.journal.do(Journal.note_of, self._channel.id, self._subject_id) == FILTERED:
-                # It was left out before and its changes were let go: its source states it whole once more.
-                await self._channel.read_again(subject.source_id, subject.key.id)
-                await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, "")
+            left_out = await self._channel.journal.do(Journal.note_of, self._channel.id, self._subject_id) == FILTERED
             binding = await self._identities.ensure(self._subject_id)
+            if left_out:
+                binding = await self._take_up(subject, binding)
             match subject.head:
                 case RunSeen():
                     outcome = await self._deliver_run(subject, binding)
@@ -113,6 +112,17 @@ class Lane:
             case None:
                 return True
 
+    async def _take_up(self, subject: Subject, binding: Binding) -> Binding:
+        """Begin with a run that was left out before: its changes were let go, so its source states it whole again.
+
+        What waits already is then stated twice: the run counts as one that may hold content.
+        """
+        binding = replace(binding, adopted=True)
+        await self._channel.journal.do(Journal.bind, self._channel.id, self._subject_id, binding)
+        await self._channel.read_again(subject.source_id, subject.key.id)
+        await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, "")
+        return binding
+
     async def _settle_unwanted(self) -> None:
         await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, FILTERED)
         await self._settle_all()
@@ -129,9 +139,10 @@ class Lane:
                 await self._settlement.add(section, [change.seq for change in changes], dead=letters)
                 await self._settlement.flush()
 
-    async def _settle_all(self) -> None:
+    async def _settle_all(self, *, up_to: int = 2**62) -> None:
+        """Settle, unsent, what waits up to a change."""
         for section in Section:
-            while changes := await self._pending(section):
+            while changes := [change for change in await self._pending(section) if change.seq <= up_to]:
                 await self._settlement.add(section, [change.seq for change in changes])
                 await self._settlement.flush()
 
@@ -165,8 +176,8 @@ class Lane:
 
     async def _deliver_run(self, subject: Subject, binding: Binding) -> Outcome:
         heads = await self._pending(Section.HEAD)
-        if heads and heads[-1].kind == "deleted":
-            return await self._deliver_deletion(subject, binding, heads)
+        if heads and heads[-1].kind == "deleted" and self._channel.on_delete.get(subject.source_id) == "delete":
+            return await self._deliver_deletion(binding, heads)
         held = await self._held(binding)
         overflow = OverflowDocuments(self._channel, subject, binding)
         small = SmallFactDelivery(
@@ -194,22 +205,20 @@ class Lane:
             return Outcome.LATER
         if not heads:
             return Outcome.DONE
-        head = decode_head(heads[-1].body)
-        assert isinstance(head, RunSeen)
-        if not _is_as_held(head, held):
+        stated = [change for change in heads if change.kind == "head"]
+        head = decode_head(stated[-1].body) if stated else None
+        if isinstance(head, RunSeen) and not _is_as_held(head, held):
             await self._send(UpdateRun(binding.remote_id, head.name or head.subject.id, head.status, head.end_time_ms))
         await self._settlement.add(Section.HEAD, [change.seq for change in heads])
-        await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, "")
+        note = "deleted in the store, kept here" if heads[-1].kind == "deleted" else ""
+        await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, note)
         return Outcome.DONE
 
-    async def _deliver_deletion(self, subject: Subject, binding: Binding, heads: list[Change]) -> Outcome:
-        """Keep or delete, as configured, a run that was deleted in the store after it was sent."""
-        if self._channel.on_delete.get(subject.source_id, "keep") == "delete":
-            await self._send(DeleteRun(binding.remote_id))
-            note = "deleted in the store, and therefore here"
-        else:
-            note = "deleted in the store, kept here"
-        await self._settle_all()
+    async def _deliver_deletion(self, binding: Binding, heads: list[Change]) -> Outcome:
+        """Delete a run that was deleted in the store after it was sent; what was still to be sent of it goes too."""
+        await self._send(DeleteRun(binding.remote_id))
+        await self._settle_all(up_to=heads[-1].seq)
+        note = "deleted in the store, and therefore here"
         await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, note)
         return Outcome.DONE
 
@@ -227,6 +236,10 @@ class Lane:
         if await self._channel.journal.do(Journal.waits_before_head, self._channel.id, self._subject_id):
             return Outcome.LATER
         if heads:
+            if heads[-1].kind == "head":
+                stated = decode_head(heads[-1].body)
+                assert isinstance(stated, ModelSeen)
+                head = stated
             if head.tags:
                 await self._send(SetModelTags(binding.remote_id, head.tags))
             if head.status in ("READY", "FAILED"):

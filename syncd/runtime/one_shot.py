@@ -52,6 +52,7 @@ async def _read_and_drain(pipeline: Pipeline, reading: asyncio.Event) -> None:
     What is written while this goes on (a store in use) is looked for once more at the end.
     """
     full = True
+    looked_again = False
     while True:
         more = False
         for intake in pipeline.intakes:
@@ -62,8 +63,9 @@ async def _read_and_drain(pipeline: Pipeline, reading: asyncio.Event) -> None:
         await pipeline.drained()
         gave_way = await pipeline.settle_twins()
         full = any(intake.wants_look for intake in pipeline.intakes)
-        if not more and not gave_way and not full:
+        if not gave_way and not full and (looked_again or not more):
             return
+        looked_again = True
 
 
 async def _give_up_on(courier: Courier, patience_s: float) -> None:

@@ -50,11 +50,21 @@ class PointDelivery:
             while changes := await self._load(after):
                 after = changes[-1].seq
                 doubtful = [change for change in changes if self._is_doubtful(change)]
-                sure = [change for change in changes if not self._is_doubtful(change)] if doubtful else changes
+                if self._binding.appends and (doubtful or self._histories):
+                    doubtful = changes
+                    await self._let_arrive()
+                sure = [change for change in changes if change not in doubtful] if doubtful else changes
                 await self._record_attempt(changes)
                 await self._send_all(sends, points_of(sure))
                 for change in doubtful:
                     await self._send_missing(sends, change)
+
+    async def _let_arrive(self) -> None:
+        """Wait for what is in flight, so that a history that is read now holds it."""
+        for _ in range(IN_FLIGHT):
+            await self._places.acquire()
+        for _ in range(IN_FLIGHT):
+            self._places.release()
 
     async def _load(self, after: int) -> list[Change]:
         return await self._channel.journal.do(
@@ -94,7 +104,13 @@ class PointDelivery:
             sends.create_task(self._send_and_release(batch))
 
     async def _send_missing(self, sends: asyncio.TaskGroup, change: Change) -> None:
-        lines = [line for group in by_key(change.body.split(b"\n")).values() for line in await self._missing(group)]
+        lines: list[bytes] = []
+        for key, group in by_key(change.body.split(b"\n")).items():
+            missing = await self._missing(group)
+            lines += missing
+            held = self._histories.get(key)
+            if held is not None:  # they are on their way: another statement of them must not send them too
+                held.update(point_key(*parse_line(line)[1:]) for line in missing)
         if lines:
             await self._send_all(sends, [Points(change.seq, lines)])
         else:

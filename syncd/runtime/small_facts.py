@@ -146,13 +146,13 @@ class SmallFactDelivery:
         return changed_values(small.params, self._held.params), changed_values(tags, self._held.tags)
 
     async def _keep_overflow(self, section: str, fit: Fit) -> None:
-        if fit.over:
-            try:
+        try:
+            if fit.over:
                 await self._overflow.keep(section, fit.over)
-            except Rejected as error:
-                self._bury(section, dict(fit.over), len(fit.over), error)
-        if fit.fits:
-            await self._overflow.release(section, list(fit.fits))
+            if fit.fits:
+                await self._overflow.release(section, list(fit.fits))
+        except Rejected as error:
+            self._bury(section, dict(fit.over), len(fit.over), error)
 
     async def _send_batch(self, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Send params and tags; cut a refused batch in two until the refused value stands alone."""

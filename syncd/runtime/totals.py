@@ -7,7 +7,10 @@ from dataclasses import asdict, dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over all subjects of one destination. ``trouble`` is its present error, or ""."""
+    """Sums over all subjects of one destination; ``runs`` are those that have an identity there.
+
+    ``trouble`` is its present error, or "".
+    """
 
     runs: int = 0
     points: int = 0
@@ -24,6 +27,7 @@ class Totals:
         """Return what was delivered since ``before``; what waits stays as it is."""
         return replace(
             self,
+            runs=self.runs - before.runs,
             points=self.points - before.points,
             artifacts=self.artifacts - before.artifacts,
             bytes=self.bytes - before.bytes,

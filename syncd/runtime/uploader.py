@@ -136,7 +136,12 @@ class Uploader:
     async def _look_for_twins(self) -> None:
         while True:
             await asyncio.sleep(LOOK_FOR_TWINS_S)
-            await self.settle_twins(self._wall_ms() - TWIN_AFTER_MS)
+            try:
+                await self.settle_twins(self._wall_ms() - TWIN_AFTER_MS)
+            except JournalError:
+                raise
+            except Exception:
+                log.exception("looking for twins failed; it is tried again")
 
     async def settle_twins(self, before_ms: int) -> bool:
         """Give way where another daemon has created the same run; return whether that was so anywhere."""

@@ -33,6 +33,7 @@ class Watcher:
         self._inotify: Any = None
         self._watches: dict[Path, Any] = {}
         self._complained = False
+        self.directory_made = False  # since the last `watch`
 
     def __enter__(self) -> Watcher:
         if sys.platform == "linux":
@@ -58,6 +59,7 @@ class Watcher:
         """Watch exactly these directories (not what is below them); return those that were not watched before."""
         if self._inotify is None:
             return set()
+        self.directory_made = False
         wanted = set(directories)
         for path in self._watches.keys() - wanted:
             with contextlib.suppress(OSError):  # the kernel has dropped it with its directory
@@ -103,5 +105,6 @@ class Watcher:
             if event.mask & Mask.IGNORED and event.watch is not None:
                 self._watches.pop(Path(event.watch.path), None)
             elif event.path is not None:
+                self.directory_made = self.directory_made or bool(event.mask & Mask.ISDIR)
                 paths.add(str(event.path))
         return paths

@@ -63,7 +63,6 @@ class ActiveSubject:
     ended: bool = False
     newest_ns: int = 0
     settled: dict[str, int] = field(default_factory=dict)  # artifact directory: mtime_ns at rest
-    directories: list[str] = field(default_factory=list)
 
     def is_active(self, now_ns: int) -> bool:
         """Tell whether it is still worth looking at in every poll."""

@@ -21,6 +21,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Generator, Iterator
+from heapq import nlargest
 from pathlib import Path
 
 from syncd.core.facts import Reading, SubjectKey
@@ -52,13 +53,14 @@ from syncd.sources.file_store.model_reader import ModelReader
 from syncd.sources.file_store.run_reader import RunReader
 from syncd.sources.file_store.small_files import Problems, is_young, reason
 from syncd.sources.file_store.steps import Batch, Step, dump_state, load_state, problem_changes
-from syncd.sources.file_store.subject_reader import ReadContext, forget_subject
+from syncd.sources.file_store.subject_reader import ReadContext, forget_subject, watched_directories
 
 _HINT = (
     "expected a directory with MLflow experiments, such as mlruns/ with mlruns/0/meta.yaml, or one with such "
     "directories somewhere below"
 )
 _STORE_CURSOR = "store:problems"
+MOST_WATCHED_SUBJECTS = 200
 DUPLICATE_CURSOR = "store:duplicate:"
 _MOST_SHOWN = 5
 
@@ -92,13 +94,17 @@ class FileStoreSource:
         yield from Batch().readings(steps)
 
     def watch_paths(self) -> Collection[Path]:
-        """Return the roots, the experiment folders and the active subjects' folders."""
+        """Return the roots, the experiment folders and the folders of the subjects that changed last.
+
+        A store that was copied a moment ago looks active as a whole: the number of watches is bounded.
+        """
         paths = {self._path}
         for store in (self._stores or {}).values():
             paths.add(store.place.path)
             paths.update(experiment.place.path for experiment in store.experiments.values())
-        for active in self._active.values():
-            paths.update(active.directories)
+        for active in nlargest(MOST_WATCHED_SUBJECTS, self._active.values(), key=lambda one: one.newest_ns):
+            path = active.experiment.folder_path(active.sort, active.folder)
+            paths.update(watched_directories(path, active.settled))
         return {Path(path) for path in paths}
 
     def close(self) -> None:
@@ -320,7 +326,6 @@ class _Visits:
             experiment, sort, folder, subject_id, reader.ended, reader.newest_ns, reader.settled or {}
         )
         if reader.outcome == "read" and active.is_active(self.context.now_ns):
-            active.directories = reader.directories()
             self.active[subject_id] = active
         else:
             self.active.pop(subject_id, None)

@@ -8,7 +8,7 @@ A reader yields steps; when it has ended, ``outcome`` says how it went and ``new
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -153,16 +153,19 @@ class SubjectReader:
             yield Step(list(reading.facts), dict(reading.cursors))
         self.newest_ns = max(self.newest_ns, walk.newest_ns)
 
-    def directories(self) -> list[str]:
-        """Return the directories in which the subject's next change is expected."""
-        inside = [self.path, *list_files(os.path.join(self.path, "metrics")).directories]
-        for name in ("params", "tags", "artifacts"):
-            path = os.path.join(self.path, name)
-            if os.path.isdir(path):
-                inside.append(path)
-        artifacts = os.path.join(self.path, "artifacts")
-        inside += [os.path.join(artifacts, name) for name in list(self.settled or ())[:_MOST_WATCHED] if name]
-        return inside
+
+def watched_directories(path: str, settled: Collection[str]) -> list[str]:
+    """Return the directories in which the next change of the run or model in ``path`` is expected.
+
+    ``settled`` are its artifact directories at rest.
+    """
+    own = [os.path.join(path, name) for name in ("params", "tags", "artifacts")]
+    return [
+        path,
+        *list_files(os.path.join(path, "metrics")).directories,
+        *(directory for directory in own if os.path.isdir(directory)),
+        *(os.path.join(path, "artifacts", name) for name in list(settled)[:_MOST_WATCHED] if name),
+    ]
 
 
 def forget_subject(subject: SubjectKey, cursors: Cursors, *, where: list[str], stated: bool = True) -> Step:
