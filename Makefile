@@ -1,6 +1,7 @@
 # demo   the whole loop on this machine
 # test   everything: check, then all tests
 # check  linter, format, types, import contracts
+# soak   minutes of random faults under load
 # bench  the benchmarks
 #
 # A virtual environment is made in .venv once, and brought up to date when pyproject.toml changes.
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check soak bench clean
 .DEFAULT_GOAL := test
 
 demo: $(INSTALLED)
@@ -30,6 +31,9 @@ check: $(INSTALLED)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+soak: $(INSTALLED)
+	$(BIN)/pytest -m soak tests/faults
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

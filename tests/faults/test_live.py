@@ -57,6 +57,7 @@ def differences(places: list[tuple[Path, str]], server: RunningMlflow) -> list[s
 
 
 @pytest.mark.timeout(200)
+@pytest.mark.soak
 @pytest.mark.parametrize("backend", ["sqlite", "file"])
 async def test_live_trainings_arrive_once_whatever_happens(
     mlflow_server: RunningMlflow, file_server: RunningMlflow, template: Path, tmp_path: Path, backend: str

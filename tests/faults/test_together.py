@@ -29,6 +29,7 @@ def test_a_second_process_on_one_state_directory_names_the_first(case: Case, tmp
     case.check()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("turn", range(3))
 def test_two_syncs_at_the_same_moment_make_each_run_once(case: Case, turn: int) -> None:
     with_many_runs(case, 12)
