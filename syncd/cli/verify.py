@@ -21,10 +21,18 @@ from syncd.configuration import (
     names_of_arguments,
     source_of_argument,
 )
-from syncd.core.compare import Difference, Note, Place, shown_pair
+from syncd.core.compare.findings import Difference, Note, Place
+from syncd.core.compare.shown import shown_pair
+from syncd.errors import AuthFailed
 from syncd.runtime.assembly import open_doors, store_openings
-from syncd.runtime.reading_back import ReadBack
-from syncd.runtime.verification import Report, verify
+from syncd.verification.reading_back import ReadBack
+from syncd.verification.reading_sources import Store
+from syncd.verification.report import Report
+from syncd.verification.verify import verify
+
+CREDENTIALS = (
+    "they are taken from the URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN"
+)
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -47,9 +55,24 @@ async def _verify(sources: Sequence[SourceSettings], settings: DestinationSettin
         with tempfile.TemporaryDirectory(prefix="syncd-verify-") as folder, open_progress(quiet=quiet) as watch:
             path = Path(folder)
             openings = [opening for source in sources for opening in store_openings(source, temp_dir=path)]
-            return await verify(openings, ReadBack(destination, reader, folder=path), folder=path, watch=watch)
+            stores = [Store(opening.source.name, opening.open) for opening in openings]
+            return await verify(stores, ReadBack(destination, reader, folder=path), folder=path, watch=watch)
+    except AuthFailed as error:
+        raise _refused(error, settings) from error
     finally:
         await destination.close()
+
+
+def _refused(error: AuthFailed, settings: DestinationSettings) -> AuthFailed:
+    """Return the error with what it means for this command."""
+    were_given = settings.token is not None or settings.username is not None
+    what = "these credentials" if were_given else "to answer without credentials"
+    return AuthFailed(
+        f"the server refuses {what}: {error.message}",
+        doing=error.doing,
+        target=error.target,
+        hint=f"{error.hint}; {CREDENTIALS}" if error.hint else CREDENTIALS,
+    )
 
 
 def as_mapping(report: Report) -> dict[str, object]:

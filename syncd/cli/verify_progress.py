@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from syncd.runtime.verification import Watch
+from syncd.verification.verify import Watch
 
 LINE_EVERY_S = 10.0
 

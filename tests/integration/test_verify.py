@@ -5,9 +5,11 @@ The copy is made with MLflow's own client, so that neither side depends on what 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -15,7 +17,7 @@ import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from syncd.cli.main import main
 from syncd.destinations.base import RemoteSubject
 from syncd.destinations.mlflow_reader import MlflowReader
 from syncd.errors import Transient
+from tests.standins.fault_proxy import FaultProxy, Rule
 from tests.standins.mlflow_server import QUIET, RunningMlflow
 
 API = "/api/2.0/mlflow"
@@ -497,6 +500,15 @@ def test_a_link_to_a_model(copy: Copy, capsys: pytest.CaptureFixture[str]) -> No
     assert found(copy, capsys) == [("missing", "model output", next(iter(copy.models)))]
 
 
+def test_the_step_of_a_model_output(copy: Copy, capsys: pytest.CaptureFixture[str]) -> None:
+    copy.spoil("inputs", "UPDATE inputs SET step = 5 WHERE source_type = 'RUN_OUTPUT'")
+    _, report = verify(copy, capsys)
+    [difference] = report["differences"]
+    model = next(iter(copy.models))
+    assert (difference["kind"], difference["part"], difference["key"]) == ("different", "model output step", model)
+    assert (difference["source_value"], difference["destination_value"]) == ("0", "5")
+
+
 def test_a_dataset_of_which_the_first_was_kept_is_a_note(copy: Copy, capsys: pytest.CaptureFixture[str]) -> None:
     copy.spoil("datasets", "UPDATE datasets SET dataset_profile = 'x'")
     code, report = verify(copy, capsys)
@@ -553,7 +565,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, *, times: int) -> Iterator[list[int
                 raise Transient("cut")
 
     monkeypatch.setattr(MlflowReader, "content", content)
-    monkeypatch.setattr("syncd.runtime.reading_back._wait", lambda _state: 0.0)
+    monkeypatch.setattr("syncd.verification.reading_back._wait", lambda _state: 0.0)
     yield left
 
 
@@ -573,16 +585,65 @@ def test_a_destination_that_stays_away(
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
-    assert main(["verify", str(copy.source), "--against", f"http://127.0.0.1:{port}"]) == 75
-    assert "syncd verify:" in capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["verify", str(copy.source), "--against", f"http://127.0.0.1:{port}", "--json"]) == 75
+    told = capsys.readouterr()
+    assert "syncd verify:" in told.err
+    error = json.loads(told.out)["error"]
+    assert (error["kind"], error["exit_code"]) == ("Transient", 75)
 
 
-def test_a_source_that_is_not_there(copy: Copy, tmp_path: Path) -> None:
-    assert main(["verify", str(tmp_path / "no"), "--against", copy.server.url]) == 78
+@pytest.mark.parametrize(
+    ("token", "words"),
+    [("wrong", "the server refuses these credentials"), ("", "the server refuses to answer without credentials")],
+)
+async def test_refused_credentials_are_no_silence(
+    copy: Copy, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, token: str, words: str
+) -> None:
+    for name in ("USERNAME", "PASSWORD", "TOKEN"):
+        monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
+    if token:
+        monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", token)
+    monkeypatch.setattr("syncd.verification.reading_back._wait", lambda _state: 60.0)  # it is not waited for
+    async with FaultProxy(copy.server.url) as proxy:
+        proxy.add(Rule("answer", status=401, body='{"error_code":"UNAUTHENTICATED","message":"no such token"}'))
+        code = await asyncio.to_thread(main, ["verify", str(copy.source), "--against", proxy.url, "--json"])
+    told = capsys.readouterr()
+    error = json.loads(told.out)["error"]
+    assert (code, error["kind"], error["exit_code"]) == (75, "AuthFailed", 75)
+    for text in (told.err, error["message"]):
+        assert f"{words}: 401 UNAUTHENTICATED: no such token" in text
+    for text in (told.err, error["hint"]):
+        assert "check the credentials and what they may do" in text
+        assert "MLFLOW_TRACKING_TOKEN" in text
+
+
+def test_a_source_that_is_not_there(copy: Copy, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["verify", str(tmp_path / "no"), "--against", copy.server.url, "--json"]) == 78
     assert command.ExitCode.CONFIGURATION == 78
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert (error["kind"], error["exit_code"]) == ("ConfigError", 78)
+    assert str(tmp_path / "no") in error["target"]
 
 
-def test_infinities_are_held_as_the_largest_double(copy: Copy) -> None:
+def test_infinities_held_as_the_largest_double_are_a_note(
+    copy: Copy, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     with closing(sqlite3.connect(copy.server.folder / "backend.db")) as db:
         [largest] = db.execute("SELECT max(value) FROM metrics WHERE key = 'odd'").fetchone()
     assert largest == sys.float_info.max < math.inf
+    faithful = replace(copy, source=tmp_path / "mlflow.db")  # a store that holds infinities, as a FileStore does
+    shutil.copy(copy.source, faithful.source)
+    with closing(sqlite3.connect(faithful.source)) as db, db:
+        db.execute("UPDATE metrics SET value = 9e999 WHERE value = ?", [largest])
+        db.execute("UPDATE metrics SET value = -9e999 WHERE value = ?", [-largest])
+    code, report = verify(faithful, capsys)
+    [note] = report["notes"]
+    what = "2 infinities are held as the largest double, ±1.797e308: "
+    what += f"inf at step 1, {T0} ms; -inf at step 2, {T0} ms"
+    assert (code, report["differences"]) == (0, [])
+    assert (note["id"], note["part"], note["key"], note["what"]) == (copy.names["parent"], "points", "odd", what)
+    assert main(["verify", str(faithful.source), "--against", copy.server.url]) == 0
+    assert f"note       run {copy.names['parent']} 'parent': points odd: {what}\n" in capsys.readouterr().err
+    _, report = verify(copy, capsys)
+    assert report["notes"] == []  # that store holds the largest double itself

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from syncd.core.changes import decode_head, encode_head
-from syncd.core.compare import ModelPoint, PointIdentity, point_identity
+from syncd.core.compare.points import ModelPoint, ToldPoint, told_point
 from syncd.core.facts import (
     ArtifactSeen,
     DatasetInput,
@@ -53,7 +53,7 @@ CREATE TABLE small (
     PRIMARY KEY (subject, section, key)
 ) WITHOUT ROWID;
 CREATE TABLE metric_keys (id INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE);
--- spelling: '' or how the source wrote a value that compares equal to another one
+-- spelling: '-0.0' where the source says so and the value is told as 0.0, otherwise ''
 CREATE TABLE points (
     subject INTEGER NOT NULL, metric INTEGER NOT NULL, timestamp_ms INTEGER NOT NULL, step INTEGER NOT NULL,
     is_nan INTEGER NOT NULL, value REAL NOT NULL, spelling TEXT NOT NULL,
@@ -100,7 +100,7 @@ class Spooled:
     tags: Mapping[str, str] = field(default_factory=dict)
     datasets: Sequence[DatasetInput] = ()
     model_inputs: Sequence[str] = ()
-    model_outputs: Sequence[str] = ()
+    model_outputs: Mapping[str, int] = field(default_factory=dict)  # model -> step
     artifacts: Mapping[str, ArtifactSeen] = field(default_factory=dict)
 
 
@@ -213,7 +213,7 @@ class Spool:
                     subject,
                     self._subject(source, SubjectKey("run", point.get("run_id", ""))),
                     self._metric(point["key"]),
-                    *point_identity(float(point["value"]), int(point["timestamp"]), int(point["step"])),
+                    *told_point(float(point["value"]), int(point["timestamp"]), int(point["step"])),
                 )
                 for point in points
             )
@@ -223,9 +223,9 @@ class Spool:
 
     def _point_row(self, point: Mapping[str, Any]) -> tuple[int, int, int, int, float, str]:
         value = float(point["value"])
-        special = math.isinf(value) or (value == 0 and math.copysign(1.0, value) < 0)
-        identity = point_identity(value, int(point["timestamp"]), int(point["step"]))
-        return self._metric(point["key"]), *identity, repr(value) if special else ""
+        is_negative_zero = value == 0 and math.copysign(1.0, value) < 0
+        told = told_point(value, int(point["timestamp"]), int(point["step"]))
+        return self._metric(point["key"]), *told, "-0.0" if is_negative_zero else ""
 
     def _take_problem(self, source: int, fact: ProblemFound) -> None:
         place = (source, _bytes(fact.where))
@@ -268,7 +268,7 @@ class Spool:
             tags=sections.get("tag", {}),
             datasets=[DatasetInput(**json.loads(dataset)) for dataset in sections.get("dataset", ())],
             model_inputs=list(sections.get("model input", ())),
-            model_outputs=list(sections.get("model output", ())),
+            model_outputs={model: int(step) for model, step in sections.get("model output", {}).items()},
             artifacts={
                 path: ArtifactSeen(subject=seen.subject, path=path, **json.loads(about))
                 for path, about in sections.get("artifact", {}).items()
@@ -291,20 +291,17 @@ class Spool:
         """Return the metric keys of a run."""
         return [_text(row[0]) for row in self._rows(_METRICS_OF_RUN, {"subject": run})]
 
-    def points(self, run: int, metric: str) -> Iterator[tuple[PointIdentity, bool]]:
+    def points(self, run: int, metric: str) -> Iterator[tuple[ToldPoint, bool]]:
         """Yield a run's points of that key in ascending order, and whether the run must have them."""
         known = self._rows("SELECT id FROM metric_keys WHERE name = ?", (_bytes(metric),)).fetchone()
         if known is None:
             return
-        for *identity, required in self._rows(_WANTED_POINTS, {"subject": run, "metric": known[0]}):
-            yield tuple(identity), bool(required)
+        for *told, required in self._rows(_WANTED_POINTS, {"subject": run, "metric": known[0]}):
+            yield tuple(told), bool(required)
 
     def model_points(self, model: int) -> list[ModelPoint]:
         """Return a model's points."""
-        return [
-            (_text(name), _text(run), tuple(identity))
-            for name, run, *identity in self._rows(_POINTS_OF_MODEL, (model,))
-        ]
+        return [(_text(name), _text(run), tuple(told)) for name, run, *told in self._rows(_POINTS_OF_MODEL, (model,))]
 
     def problems(self) -> list[tuple[int, str, str]]:
         """Return (source, where, what) of everything that could not be read."""

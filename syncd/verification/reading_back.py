@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from syncd.core import source_tags
-from syncd.core.compare import point_identity
+from syncd.core.compare.points import told_point
 from syncd.destinations.base import (
     Destination,
     DestinationReader,
@@ -23,7 +23,7 @@ from syncd.destinations.base import (
     ServerFacts,
 )
 from syncd.errors import AuthFailed, Rejected, Transient
-from syncd.runtime.point_sort import PointSort
+from syncd.verification.point_sort import PointSort
 
 T = TypeVar("T")
 
@@ -60,10 +60,10 @@ class ReadBack:
                 message, code="INTERNAL_ERROR", status=500, doing=error.doing, target=error.target
             ) from error
 
-    async def _ask_patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        retrying = AsyncRetrying(
-            stop=self._is_enough, wait=_wait, retry=retry_if_exception_type((Transient, AuthFailed)), reraise=True
-        )
+    async def _ask_patiently(
+        self, call: Callable[[], Awaitable[T]], *, passing: tuple[type[Exception], ...] = (Transient, AuthFailed)
+    ) -> T:
+        retrying = AsyncRetrying(stop=self._is_enough, wait=_wait, retry=retry_if_exception_type(passing), reraise=True)
         async for attempt in retrying:
             with attempt:
                 async with self._slots:
@@ -76,8 +76,8 @@ class ReadBack:
         return state.attempt_number >= (min(FAULT_TRIES, self._tries) if is_fault else self._tries)
 
     async def probe(self) -> ServerFacts:
-        """Reach the server and learn its abilities."""
-        return await self._ask_patiently(self._destination.probe)
+        """Reach the server and learn its abilities. Credentials that were never taken are not tried again."""
+        return await self._ask_patiently(self._destination.probe, passing=(Transient,))
 
     async def experiments(self) -> Mapping[str, RemoteExperiment]:
         """Return the active experiments by name."""
@@ -102,7 +102,7 @@ class ReadBack:
             points = PointSort(self._folder)
             try:
                 async for value, timestamp_ms, step in self._reader.history(run_id, key):
-                    points.add(point_identity(value, timestamp_ms, step))
+                    points.add(told_point(value, timestamp_ms, step))
             except BaseException:
                 points.close()
                 raise

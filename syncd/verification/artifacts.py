@@ -1,4 +1,4 @@
-"""Comparing the artifacts of one run or model: the same paths, sizes, and bytes by their SHA-256."""
+"""Comparing the artifacts of runs and models: the same paths, sizes, and bytes by their SHA-256."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from syncd.core import source_tags
-from syncd.core.compare import Difference, Note, Place, compare_paths
+from syncd.core.compare.artifacts import compare_paths
+from syncd.core.compare.findings import Difference, Note, Place
 from syncd.core.facts import ArtifactSeen
 from syncd.destinations.base import RemoteSubject
+from syncd.destinations.local_upload import LocalUpload
 from syncd.errors import ArtifactChanged, ArtifactMissing, Rejected
-from syncd.runtime.assembly import open_artifact
-from syncd.runtime.reading_back import ReadBack, digest_of
+from syncd.verification.reading_back import ReadBack, digest_of
+from syncd.verification.report import Findings, Report
 
 AT_ONCE = 4
 # A file that changes under the reading is read again this often.
@@ -30,48 +32,38 @@ class OverflowContent:
     metrics: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class ArtifactFindings:
-    """What comparing artifacts came to; ``size_bytes`` were read on both sides."""
-
-    differences: list[Difference] = field(default_factory=list)
-    notes: list[Note] = field(default_factory=list)
-    overflow: OverflowContent = field(default_factory=OverflowContent)
-    in_overflow: int = 0
-    size_bytes: int = 0
-
-
 class ArtifactVerification:
     """Compares artifacts, a few at a time over all runs. ``unread`` names local files that could not be read."""
 
-    def __init__(self, back: ReadBack, *, served: bool) -> None:
+    def __init__(self, back: ReadBack, report: Report, *, served: bool) -> None:
         """Prepare; ``served`` says whether the server hands out artifacts itself."""
         self._back = back
+        self._report = report
         self._served = served
         self._places = asyncio.Semaphore(AT_ONCE)
         self.unread: list[tuple[Place, str, str]] = []
 
     async def compare(
-        self, place: Place, artifacts: Mapping[str, ArtifactSeen], subject: RemoteSubject
-    ) -> ArtifactFindings:
-        """Compare the artifacts of one run or model with those below ``subject``."""
-        found = ArtifactFindings()
+        self, artifacts: Mapping[str, ArtifactSeen], subject: RemoteSubject, findings: Findings
+    ) -> OverflowContent:
+        """Compare the artifacts of one run or model with those below ``subject``; return its overflow documents."""
+        self._report.compared.artifacts += len(artifacts)
         try:
             held = await self._back.files(subject)
         except Rejected as error:
-            found.differences.append(Difference("unreadable", "artifacts", detail=str(error)))
-            return found
-        found.overflow = await self._overflow(subject, held, found)
+            findings.differences.append(Difference("unreadable", "artifacts", detail=str(error)))
+            return OverflowContent()
+        overflow = await self._overflow(subject, held, findings)
         wanted = {path: artifact.size_bytes for path, artifact in artifacts.items()}
-        paths = compare_paths(wanted, held, found.overflow.artifacts)
-        found.differences += paths.differences
-        found.in_overflow = paths.in_overflow
-        for differences in await self._compare_all(place, artifacts, subject, paths.to_read, found):
-            found.differences += differences
-        return found
+        paths = compare_paths(wanted, held, overflow.artifacts)
+        findings.differences += paths.differences
+        self._report.overflow.artifacts += paths.in_overflow
+        for differences in await self._compare_all(artifacts, subject, paths.to_read, findings):
+            findings.differences += differences
+        return overflow
 
     async def _overflow(
-        self, subject: RemoteSubject, held: Mapping[str, int | None], found: ArtifactFindings
+        self, subject: RemoteSubject, held: Mapping[str, int | None], findings: Findings
     ) -> OverflowContent:
         documents: dict[str, Mapping[str, str]] = {}
         for section in ("params", "tags", "artifacts", "metrics"):
@@ -81,16 +73,15 @@ class ArtifactVerification:
             try:
                 documents[section] = await self._back.document(subject, section)
             except Rejected as error:
-                found.differences.append(Difference("unreadable", "artifact", path, detail=str(error)))
+                findings.differences.append(Difference("unreadable", "artifact", path, detail=str(error)))
         return OverflowContent(**documents)
 
     async def _compare_all(
         self,
-        place: Place,
         artifacts: Mapping[str, ArtifactSeen],
         subject: RemoteSubject,
         to_read: Sequence[tuple[str, str]],
-        found: ArtifactFindings,
+        findings: Findings,
     ) -> list[list[Difference]]:
         results: list[list[Difference]] = [[] for _ in to_read]
         waiting = iter(enumerate(to_read))
@@ -98,7 +89,7 @@ class ArtifactVerification:
         async def worker() -> None:
             for index, (path, there) in waiting:
                 async with self._places:
-                    results[index] = await self._compare_one(place, artifacts[path], subject, there, found)
+                    results[index] = await self._compare_one(artifacts[path], subject, there, findings)
 
         async with asyncio.TaskGroup() as workers:
             for _ in range(min(AT_ONCE, len(to_read))):
@@ -106,21 +97,21 @@ class ArtifactVerification:
         return results
 
     async def _compare_one(
-        self, place: Place, artifact: ArtifactSeen, subject: RemoteSubject, there: str, found: ArtifactFindings
+        self, artifact: ArtifactSeen, subject: RemoteSubject, there: str, findings: Findings
     ) -> list[Difference]:
         try:
             ours = await _local_digest(artifact)
         except (ArtifactMissing, ArtifactChanged) as error:
-            self.unread.append((place, artifact.path, str(error)))
+            self.unread.append((findings.place, artifact.path, str(error)))
             return []
         try:
             theirs = await self._back.digest(subject, there)
         except Rejected as error:
             if not self._served and not error.status:
-                found.notes.append(Note("artifact", artifact.path, f"only its size was compared: {error.message}"))
+                findings.notes.append(Note("artifact", artifact.path, f"only its size was compared: {error.message}"))
                 return []
             return [Difference("unreadable", "artifact", artifact.path, detail=str(error))]
-        found.size_bytes += ours[0]
+        self._report.compared.bytes += ours[0]
         if ours == theirs:
             return []
         return [Difference("different", "artifact", artifact.path, _digest_text(ours), _digest_text(theirs))]
@@ -139,11 +130,15 @@ async def _local_digest(artifact: ArtifactSeen) -> tuple[int, str]:
     """
     for _ in range(LOCAL_TRIES):
         try:
-            return await digest_of(open_artifact(artifact).pieces())
+            return await digest_of(_opened(artifact).pieces())
         except ArtifactChanged as error:
             changed = error
             artifact = await asyncio.to_thread(_as_it_is_now, artifact)
     raise changed
+
+
+def _opened(artifact: ArtifactSeen) -> LocalUpload:
+    return LocalUpload(artifact.root, artifact.path, artifact.size_bytes, artifact.mtime_ns)
 
 
 def _as_it_is_now(artifact: ArtifactSeen) -> ArtifactSeen:

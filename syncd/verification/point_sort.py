@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Self
 
-from syncd.core.compare import PointIdentity
+from syncd.core.compare.points import ToldPoint
 
 SEGMENT_POINTS = 20_000
 READ_POINTS = 2_000
@@ -22,7 +22,7 @@ class PointSort:
     def __init__(self, folder: Path, *, segment_points: int = SEGMENT_POINTS) -> None:
         self._folder = folder
         self._segment_points = segment_points
-        self._held: list[PointIdentity] = []
+        self._held: list[ToldPoint] = []
         self._file: IO[bytes] | None = None
         self._segments: list[tuple[int, int]] = []
 
@@ -37,7 +37,7 @@ class PointSort:
         if self._file is not None:
             self._file.close()
 
-    def add(self, point: PointIdentity) -> None:
+    def add(self, point: ToldPoint) -> None:
         """Take a point."""
         self._held.append(point)
         if len(self._held) >= self._segment_points:
@@ -52,12 +52,12 @@ class PointSort:
         self._segments.append((start, self._file.tell()))
         self._held = []
 
-    def __iter__(self) -> Iterator[PointIdentity]:
+    def __iter__(self) -> Iterator[ToldPoint]:
         """Yield all points in ascending order; nothing may be added meanwhile."""
         self._held.sort()
         return heapq.merge(self._held, *(self._read(start, end) for start, end in self._segments))
 
-    def _read(self, start: int, end: int) -> Iterator[PointIdentity]:
+    def _read(self, start: int, end: int) -> Iterator[ToldPoint]:
         assert self._file is not None
         while start < end:
             self._file.seek(start)
