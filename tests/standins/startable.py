@@ -1,0 +1,47 @@
+"""What local services share: they run inside a ``with``, and those that are processes end with their whole group."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Any, Self
+
+STOP_TIMEOUT_S = 10.0
+
+
+class Startable(ABC):
+    """Starts on entering, stops on leaving."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Serve; return when requests are taken."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Stop serving, if it does; what is stored stays."""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def end_group(process: subprocess.Popen[Any]) -> None:
+    """End a process and its workers: its own process group, never by name."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, sign)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()
