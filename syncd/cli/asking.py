@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from syncd.cli.report import duration_text
-from syncd.configuration import find_file, load
+from syncd.configuration import find_file, load_daemon
 from syncd.errors import ConfigError
+from syncd.journal.database import FILE_NAME
 from syncd.journal.report import JournalReport
-from syncd.journal.state_lock import running_pid
+from syncd.journal.state_lock import LOCK_NAME, holder, running_pid
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class Asked:
     """The state directory that is asked about.
 
     ``pid`` is 0 if no syncd holds it; ``journal_max_bytes`` None if the configuration was not looked at.
+    ``started_ms`` is when the syncd that holds it took it; ``last_ran_ms`` when the last one gave it back, or last
+    wrote if it was killed. None if that is not so, or not known.
     """
 
     state_dir: Path
@@ -28,6 +31,8 @@ class Asked:
     journal_max_bytes: int | None
     now_ms: int
     option: str  # what to add to a command that is to ask about the same journal
+    started_ms: int | None = None
+    last_ran_ms: int | None = None
 
     def open(self) -> JournalReport | None:
         """Open the journal for reading; None if there is none. Raises as ``JournalReport.open``."""
@@ -56,19 +61,39 @@ def asked(arguments: argparse.Namespace) -> Asked:
     configured = None
     if arguments.config or not arguments.state_dir:
         try:
-            configured = load(find_file(arguments.config)).daemon
+            configured = load_daemon(find_file(arguments.config))
         except ConfigError as error:
             if not error.hint.startswith("examples"):
                 raise
             raise ConfigError(error.message, hint="name the journal's directory with --state-dir") from error
     state_dir = Path(arguments.state_dir).absolute() if arguments.state_dir else configured.state_dir  # type: ignore[union-attr]
+    pid = running_pid(state_dir)
     return Asked(
         state_dir=state_dir,
-        pid=running_pid(state_dir),
+        pid=pid,
         journal_max_bytes=configured.journal_max_bytes if configured else None,
         now_ms=time.time_ns() // 1_000_000,
         option=_option(arguments),
+        started_ms=_changed_ms(state_dir / LOCK_NAME) if pid else None,
+        last_ran_ms=None if pid else _last_ran_ms(state_dir),
     )
+
+
+def _last_ran_ms(state_dir: Path) -> int | None:
+    """Return when the last syncd ended; its lock file is emptied then, and not if it was killed (see StateLock)."""
+    lock = state_dir / LOCK_NAME
+    ended_ms = _changed_ms(lock)
+    if ended_ms is None or not holder(lock):
+        return ended_ms
+    written = (_changed_ms(state_dir / f"{FILE_NAME}{suffix}") for suffix in ("", "-wal"))
+    return max(at_ms for at_ms in (ended_ms, *written) if at_ms is not None)
+
+
+def _changed_ms(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns // 1_000_000
+    except OSError:
+        return None
 
 
 def _option(arguments: argparse.Namespace) -> str:

@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
+from syncd.cli.asking import counted
 from syncd.cli.exit_codes import ExitCode
 from syncd.cli.machine import Finding, examine
 from syncd.cli.report import print_json
@@ -16,14 +17,18 @@ _MARKS = {"ok": "ok     ", "warning": "WARNING", "problem": "PROBLEM", "unknown"
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Run the command. It needs no configuration; one that is wrong is a finding and the exit code."""
+    """Run the command. It needs no configuration; one that is wrong is a finding and 78, any other problem is 1."""
     configuration, finding = _configuration_if_any(arguments.config)
     findings = [finding, *examine(configuration)]
+    problems = sum(one.state == "problem" for one in findings)
     if arguments.json:
-        print_json("doctor", {"findings": findings, "ok": not any(finding.state == "problem" for finding in findings)})
+        print_json("doctor", {"findings": findings, "ok": not problems})
     else:
         _print_lines(findings)
-    return ExitCode.CONFIGURATION if finding.state == "problem" else ExitCode.DONE
+        print(f"{counted(problems, 'problem')} found" if problems else "no problem found")
+    if finding.state == "problem":
+        return ExitCode.CONFIGURATION
+    return ExitCode.UNEXPECTED if problems else ExitCode.DONE
 
 
 def _configuration_if_any(option: str | None) -> tuple[Configuration, Finding]:

@@ -8,6 +8,7 @@ Rules
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import email.utils
 import http.client
@@ -25,8 +26,10 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from syncd import __version__
+from syncd.cli.probing import probe_destination
 from syncd.cli.report import duration_text, size_text
 from syncd.configuration import Configuration, DestinationSettings, MlflowDbSettings
+from syncd.errors import AuthFailed, SyncdError
 
 State = Literal["ok", "warning", "problem", "unknown"]
 
@@ -68,7 +71,7 @@ def examine(configuration: Configuration) -> list[Finding]:
     findings.append(free_space(free_bytes, journal_max_bytes=configuration.daemon.journal_max_bytes))
     findings.append(clock_step(_measured_step_s()))
     for destination in configuration.destinations:
-        findings += [credentials(destination, now_s=time.time()), clock_skew(destination)]
+        findings += [*reached(destination, now_s=time.time()), clock_skew(destination)]
     return [*findings, *versions()]
 
 
@@ -180,19 +183,55 @@ def judge_skew(name: str, date: str, asked_at_s: float) -> Finding:
     return Finding(name, "ok", value)
 
 
-def credentials(destination: DestinationSettings, *, now_s: float) -> Finding:
-    """Say which kind of credentials a destination has, and whether a token has run out."""
-    name = f"credentials of {destination.name}"
-    if destination.token is None:
-        who = f"user {destination.username}" if destination.username is not None else "none"
-        return Finding(name, "ok", who)
-    value = f"token from {destination.token.origin}"
-    expires_at_s = expiry_of_token(destination.token.reveal())
-    if expires_at_s is None:
-        return Finding(name, "ok", value)
-    if expires_at_s <= now_s:
+def reached(destination: DestinationSettings, *, now_s: float) -> list[Finding]:
+    """Reach the destination with its credentials, and say how both are."""
+    try:
+        answer: str | SyncdError = asyncio.run(probe_destination(destination))
+    except SyncdError as error:
+        answer = error
+    return [judge_answer(destination, answer), credentials(destination, now_s=now_s, answer=answer)]
+
+
+def judge_answer(destination: DestinationSettings, answer: str | SyncdError) -> Finding:
+    """Judge whether a destination can be reached; ``answer`` is what it is, or why it could not be asked."""
+    name = f"destination {destination.name}"
+    if isinstance(answer, AuthFailed):
+        return Finding(name, "ok", f"{destination.uri} answers, and refuses the credentials")
+    if isinstance(answer, SyncdError):
+        advice = f"{answer.hint or 'check the address and the server'}; syncd keeps what it reads until it answers"
+        return Finding(name, "problem", f"{destination.uri} cannot be used: {_words_of(answer)}", advice)
+    return Finding(name, "ok", f"{destination.uri} answers: {answer}")
+
+
+def credentials(destination: DestinationSettings, *, now_s: float, answer: str | SyncdError) -> Finding:
+    """Say which credentials a destination has, what became of trying them, and whether a token has run out.
+
+    Args:
+        destination: whose credentials.
+        now_s: wall time, seconds since the epoch.
+        answer: what the destination said to a request with them, or why it could not be asked.
+    """
+    name, value = f"credentials of {destination.name}", _kind_of_credentials(destination)
+    expires_at_s = expiry_of_token(destination.token.reveal()) if destination.token is not None else None
+    if expires_at_s is not None and expires_at_s <= now_s:
         return Finding(name, "problem", f"{value}, ran out {duration_text(now_s - expires_at_s)} ago", "get a new one")
-    return Finding(name, "ok", f"{value}, good for {duration_text(expires_at_s - now_s)}")
+    if expires_at_s is not None:
+        value = f"{value}, good for {duration_text(expires_at_s - now_s)}"
+    if isinstance(answer, AuthFailed):
+        return Finding(name, "problem", f"{value}, refused: {answer.message}", answer.hint)
+    if isinstance(answer, SyncdError):
+        return Finding(name, "unknown", f"{value}, not tried: the destination could not be asked")
+    return Finding(name, "ok", f"{value}, accepted when the experiments were asked for (writing was not tried)")
+
+
+def _kind_of_credentials(destination: DestinationSettings) -> str:
+    if destination.token is not None:
+        return f"token from {destination.token.origin}"
+    return f"user {destination.username}" if destination.username is not None else "none"
+
+
+def _words_of(error: SyncdError) -> str:
+    return " ".join(part for part in (error.doing, error.target) if part) + f": {error.message}"
 
 
 def expiry_of_token(token: str) -> float | None:

@@ -4,8 +4,8 @@ Rules
 -----
 1. Nothing heavy is imported here: a command's module is imported when the command is run, so ``--help`` is fast.
 2. A command module is named like its command and has ``execute(arguments) -> int``.
-3. A ``SyncdError`` ends as text on stderr (with a traceback only under ``--debug``); anything else is a fault of
-   syncd and keeps its traceback.
+3. A ``SyncdError`` ends as text on stderr (with a traceback only under ``--debug``) and, where JSON was asked for, as
+   one object on stdout; anything else is a fault of syncd and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from syncd import __version__
 from syncd.cli.exit_codes import ExitCode, exit_code_of
+from syncd.cli.report import error_mapping, print_json
 from syncd.errors import SyncdError
 
 _EPILOG = """exit codes: 0 done; 1 unexpected; 2 usage; 3 done but with dead letters; 4 verify found differences;
@@ -38,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         text = str(error)
         print(f"syncd {arguments.command}:", text, sep="\n" if "\n" in text else " ", file=sys.stderr)
-        return exit_code_of(error)
+        code = exit_code_of(error)
+        if getattr(arguments, "json", False):
+            print_json(arguments.command, error_mapping(error, code))
+        return code
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:  # the reader of stdout has gone (`syncd runs | head`)

@@ -11,6 +11,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TextIO
 
+from syncd.errors import SyncdError
+
 JSON_SCHEMA = 1  # raised when a field changes its meaning or goes; new fields do not raise it
 
 _MOST_ALIKE = 3
@@ -27,6 +29,12 @@ def print_json(command: str, content: Mapping[str, Any], *, out: TextIO | None =
     text = json.dumps(whole, default=_plain, ensure_ascii=False, allow_nan=False)
     # Names of files need not be UTF-8: what is not becomes \udcXX, as JSON writes it.
     print(text.encode("utf-8", "backslashreplace").decode(), file=out or sys.stdout)
+
+
+def error_mapping(error: SyncdError, code: int) -> dict[str, Any]:
+    """Return what is printed of an error that ended a command, as docs/json.md describes it."""
+    told = {"message": error.message, "doing": error.doing, "target": error.target, "hint": error.hint}
+    return {"error": {"kind": type(error).__name__, **told, "exit_code": int(code)}}
 
 
 def print_problems(problems: Sequence[tuple[str, str]]) -> None:

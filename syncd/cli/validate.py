@@ -13,6 +13,7 @@ from typing import Literal
 
 from syncd.cli.exit_codes import ExitCode, exit_code_of
 from syncd.cli.machine import nearest_existing
+from syncd.cli.probing import probe_destination
 from syncd.cli.report import print_json
 from syncd.configuration import (
     Configuration,
@@ -23,23 +24,26 @@ from syncd.configuration import (
     find_file,
     load,
 )
+from syncd.core.sqlite_header import MAGIC
 from syncd.errors import ConfigError, SyncdError
 
 Probe = Callable[[DestinationSettings], Awaitable[str]]
 Part = Literal["state_dir", "source", "destination"]
 
-_SQLITE_MAGIC = b"SQLite format 3\0"
-
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was tried: what it is, whether it may be used, in plain words how it is, the code if not."""
+    """One thing that was tried: what it is, whether it may be used, in plain words how it is, the code if not.
+
+    ``warning``: it may be used, and is not as one would expect.
+    """
 
     part: Part
     name: str
     ok: bool
     detail: str
     code: ExitCode = ExitCode.DONE
+    warning: bool = False
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -90,36 +94,24 @@ def check_state_dir(state_dir: Path) -> Check:
 
 
 def check_source(source: SourceSettings) -> Check:
-    """Say whether the store is there and may be read; opens no database, takes no lock."""
-    try:
-        if isinstance(source, MlflowDbSettings):
-            return Check("source", source.name, ok=True, detail=_look_at_database(source.path))
-        entries = [sum(1 for _ in os.scandir(path)) for path in source.paths]
-    except OSError as error:
-        return _local_fault("source", source.name, f"{error.filename}: {error.strerror}")
-    except ConfigError as error:
-        return _local_fault("source", source.name, error.message)
-    unreachable = [path for path in source.paths if not os.access(path, os.R_OK | os.X_OK)]
-    if unreachable:
-        return _local_fault("source", source.name, f"{unreachable[0]}: Permission denied")
-    detail = ", ".join(f"{path}: {count} entries" for path, count in zip(source.paths, entries, strict=True))
-    return Check("source", source.name, ok=True, detail=detail)
+    """Say whether the store may be read; opens no database, takes no lock.
 
-
-async def probe_destination(settings: DestinationSettings) -> str:
-    """Reach a destination and say in a few words what it is."""
-    from syncd.runtime.assembly import open_destination
-
-    destination = open_destination(settings)
-    try:
-        facts = await destination.probe()
-    finally:
-        await destination.close()
-    abilities = [
-        "logged models" if facts.logged_models else "no logged models",
-        "proxied artifacts" if facts.proxied_artifacts else "direct artifacts",
-    ]
-    return ", ".join([f"MLflow {facts.version}" if facts.version else "version unknown", *abilities])
+    A store that is not there yet is a warning: ``syncd run`` looks for it again until it is (``runtime/intake.py``).
+    """
+    is_database = isinstance(source, MlflowDbSettings)
+    paths = (source.path,) if isinstance(source, MlflowDbSettings) else source.paths
+    details, warning = [], False
+    for path in paths:
+        try:
+            details.append(_look_at_database(path) if is_database else _look_at_directory(path))
+        except FileNotFoundError:
+            warning = True
+            details.append(f"{path}: not there yet; `syncd run` waits for it (check the path)")
+        except OSError as error:
+            return _local_fault("source", source.name, f"{error.filename}: {error.strerror}")
+        except ConfigError as error:
+            return _local_fault("source", source.name, error.message)
+    return Check("source", source.name, ok=True, detail=", ".join(details), warning=warning)
 
 
 async def _check_destination(settings: DestinationSettings, probe: Probe) -> Check:
@@ -130,12 +122,19 @@ async def _check_destination(settings: DestinationSettings, probe: Probe) -> Che
     return Check("destination", settings.name, ok=True, detail=f"{settings.uri}: {detail}")
 
 
+def _look_at_directory(path: Path) -> str:
+    count = sum(1 for _ in os.scandir(path))
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise ConfigError(f"{path}: Permission denied")
+    return f"{path}: {count} entries"
+
+
 def _look_at_database(path: Path) -> str:
     with path.open("rb") as file:
-        magic = file.read(len(_SQLITE_MAGIC))
+        magic = file.read(len(MAGIC))
     if not magic:
         return f"{path}: empty yet"
-    if magic != _SQLITE_MAGIC:
+    if magic != MAGIC:
         raise ConfigError(f"{path} is not an SQLite database")
     return f"{path}: SQLite database"
 
@@ -152,7 +151,14 @@ def _as_json(configuration: Configuration, checks: Sequence[Check]) -> dict[str,
         "warnings": configuration.warnings,
         "connected": bool(checks),
         "checks": [
-            {"part": check.part, "name": check.name, "ok": check.ok, "detail": check.detail} for check in checks
+            {
+                "part": check.part,
+                "name": check.name,
+                "ok": check.ok,
+                "warning": check.warning,
+                "detail": check.detail,
+            }
+            for check in checks
         ],
         "ok": all(check.ok for check in checks),
     }
@@ -176,4 +182,5 @@ def _print_lines(configuration: Configuration, checks: Sequence[Check]) -> None:
     for warning in configuration.warnings:
         print(f"warning: {warning}")
     for check in checks:
-        print(f"{'ok' if check.ok else 'FAILED'}: {check.part} {check.name}: {check.detail}")
+        mark = "FAILED" if not check.ok else "warning" if check.warning else "ok"
+        print(f"{mark}: {check.part} {check.name}: {check.detail}")

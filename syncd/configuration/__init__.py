@@ -1,7 +1,7 @@
 """The configuration: values (``model``), read from a file (``loading``) or from the command line (``arguments``)."""
 
 from syncd.configuration.arguments import destination_of_argument, names_of_arguments, source_of_argument
-from syncd.configuration.loading import find_file, load, parse
+from syncd.configuration.loading import find_file, load, load_daemon, parse
 from syncd.configuration.model import (
     Configuration,
     DaemonSettings,
@@ -28,6 +28,7 @@ __all__ = [
     "destination_of_argument",
     "find_file",
     "load",
+    "load_daemon",
     "names_of_arguments",
     "parse",
     "source_of_argument",

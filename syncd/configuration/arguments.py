@@ -12,7 +12,8 @@ from syncd.configuration.locating import KeyLines
 from syncd.configuration.model import DestinationSettings, MlflowDbSettings, MlrunsSettings, SourceSettings
 from syncd.configuration.reading import Document, Table
 from syncd.configuration.tables import read_destination, sqlite_path
-from syncd.errors import ConfigError
+from syncd.core.sqlite_header import MAGIC, may_be_database
+from syncd.errors import ConfigError, SourceError
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -27,6 +28,7 @@ def source_of_argument(argument: str, *, name: str, experiments: Sequence[str] =
 
     Raises:
         ConfigError: there is nothing of that name, or it is no store.
+        SourceError: the file holds something and is no SQLite database.
     """
     doing = "reading the source"
     path = Path(sqlite_path(argument) or argument).expanduser().absolute()
@@ -35,6 +37,7 @@ def source_of_argument(argument: str, *, name: str, experiments: Sequence[str] =
     if path.is_dir() and not sqlite_path(argument):
         return MlrunsSettings(name=name, paths=(path,), experiments=tuple(experiments))
     if path.is_file():
+        _refuse_what_is_no_database(path)
         return MlflowDbSettings(name=name, uri=f"sqlite:///{path}", path=path, experiments=tuple(experiments))
     raise ConfigError("there is no such directory or file", doing=doing, target=argument, hint=f"looked at {path}")
 
@@ -69,6 +72,21 @@ def destination_of_argument(
         )
     [completed], _ = with_environment_credentials([settings], environment)
     return completed
+
+
+def _refuse_what_is_no_database(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(MAGIC))
+    except OSError:  # who reads it says why it cannot be read
+        return
+    if not may_be_database(head):
+        raise SourceError(
+            "it is not an SQLite database",
+            doing="reading the MLflow database",
+            target=str(path),
+            hint="name MLflow's .db file, or a directory with a FileStore",
+        )
 
 
 def _without_userinfo(uri: str) -> str:

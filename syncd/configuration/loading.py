@@ -58,6 +58,34 @@ def load(file: Path, *, environment: Mapping[str, str] = os.environ) -> Configur
         ConfigError: the file cannot be read.
         InvalidConfiguration: all that is wrong in it, with line, key, what was expected and the nearest right key.
     """
+    return parse(_text_of(file), file=file, environment=environment)
+
+
+def load_daemon(file: Path, *, environment: Mapping[str, str] = os.environ) -> DaemonSettings:
+    """Return the ``[daemon]`` table alone, for who asks about the journal: secrets of others need not be set.
+
+    Raises as ``load``.
+    """
+    root = _root_of(_text_of(file), file, environment)
+    settings = _read_daemon(root.table("daemon"))
+    for key in ("sources", "destinations", "http", *_NOT_YET_TABLES):
+        root.has(key)
+    root.refuse_unknown_keys(of="the file")  # a [deamon] would have us look for the journal in the wrong place
+    if root.document.problems:
+        raise InvalidConfiguration(file, root.document.problems)
+    return settings
+
+
+def parse(text: str, *, file: Path, environment: Mapping[str, str]) -> Configuration:
+    """Return the configuration of a TOML text; ``file`` names it in messages. Raises as ``load``."""
+    root = _root_of(text, file, environment)
+    configuration = _read(root)
+    if root.document.problems:
+        raise InvalidConfiguration(file, root.document.problems)
+    return configuration
+
+
+def _text_of(file: Path) -> str:
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -65,24 +93,18 @@ def load(file: Path, *, environment: Mapping[str, str] = os.environ) -> Configur
             error.strerror or str(error), doing="reading the configuration", target=str(file), hint="check its path"
         ) from error
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise InvalidConfiguration(file, [Problem(line, "", "not UTF-8 text", "TOML files are UTF-8")]) from error
-    return parse(text, file=file, environment=environment)
 
 
-def parse(text: str, *, file: Path, environment: Mapping[str, str]) -> Configuration:
-    """Return the configuration of a TOML text; ``file`` names it in messages. Raises as ``load``."""
+def _root_of(text: str, file: Path, environment: Mapping[str, str]) -> Table:
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidConfiguration(file, [_syntax_problem(str(error), text)]) from error
-    document = Document(file, KeyLines(text), environment)
-    configuration = _read(Table(document, (), content))
-    if document.problems:
-        raise InvalidConfiguration(file, document.problems)
-    return configuration
+    return Table(Document(file, KeyLines(text), environment), (), content)
 
 
 def _syntax_problem(message: str, text: str) -> Problem:

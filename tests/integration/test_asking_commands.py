@@ -230,6 +230,46 @@ def test_status_says_when_no_daemon_runs_and_how_old_what_waits_is(asker: Asker)
     assert "oldest since 1 h ago" in text
 
 
+def test_status_says_when_the_daemon_that_is_gone_last_ran(asker: Asker) -> None:
+    asker.add(experiment(), head(1))
+    asker.journal.destination_up(asker.near)
+    assert ", since " in asker.text("status").splitlines()[0]
+    asker.journal.close()
+    ended_ms = (asker.state_dir / "lock").stat().st_mtime_ns // 1_000_000
+    content = asker.json("status")
+    assert (content["running"], content["started_ms"], content["last_ran_ms"]) == (False, None, ended_ms)
+    lines = asker.text("status").splitlines()
+    assert "; it last ran until " in lines[0]
+    assert "  when syncd last ran: up" in lines
+    assert not any(line.startswith("  rate") for line in lines)
+    killed_ms = ended_ms - 60_000  # a killed one leaves its process id, and wrote to the journal last
+    (asker.state_dir / "lock").write_text("4000000\n")
+    for path in asker.state_dir.iterdir():
+        os.utime(path, ns=(killed_ms * 1_000_000,) * 2)
+    assert asker.json("status")["last_ran_ms"] == killed_ms
+
+
+def test_a_state_of_before_the_start_is_not_told_as_present(asker: Asker) -> None:
+    asker.journal._wall_ms = lambda: time.time_ns() // 1_000_000 - 3_600_000
+    asker.journal.destination_up(asker.near)
+    assert "not reached yet since syncd was started; before that: up" in asker.text("status")
+
+
+@pytest.mark.parametrize(("before_s", "window_s"), [(None, 20), (40, 50)])
+def test_the_rate_after_a_start_is_of_the_time_since(asker: Asker, before_s: int | None, window_s: int) -> None:
+    asker.add(experiment(), head(1), points(1, range(100)))
+    now_s = time.time()
+    os.utime(asker.state_dir / "lock", (now_s - 20, now_s - 20))
+    if before_s:  # the daemon before this one delivered within the same minute
+        asker.journal._wall_ms = lambda: int((now_s - before_s) * 1000)
+        asker.deliver(asker.near, 1, points=100)
+    asker.journal._wall_ms = lambda: time.time_ns() // 1_000_000
+    asker.deliver(asker.near, 1, points=100)
+    rate = asker.json("status")["destinations"][0]["rate"]
+    assert window_s <= rate["window_s"] < window_s + 11
+    assert rate["points_per_s"] == pytest.approx((200 if before_s else 100) / rate["window_s"], abs=0.01)
+
+
 def test_status_names_destinations_that_left_only_while_something_is_outstanding(asker: Asker) -> None:
     asker.add(experiment(), head(1))
     asker.journal.register_destinations({"near": "http://near:5000/"})

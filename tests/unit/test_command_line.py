@@ -152,6 +152,32 @@ def test_an_error_is_one_line_and_its_code(
     assert capsys.readouterr().err == "syncd demo: x\n"
 
 
+def test_an_error_is_an_object_where_json_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main.main(["sync", str(tmp_path / "none"), "--to", "http://127.0.0.1:9", "--json"])
+    printed = capsys.readouterr()
+    told = json.loads(printed.out)
+    assert code == told["error"]["exit_code"] == ExitCode.CONFIGURATION
+    assert told["command"] == "sync"
+    assert str(tmp_path / "none") in told["error"]["message"] + told["error"]["target"]
+    assert told["error"]["message"] in printed.err
+
+
+def test_asking_about_the_journal_needs_no_secret(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NOT_SET_HERE", raising=False)
+    file = tmp_path / "syncd.toml"
+    file.write_text(
+        f'[daemon]\nstate_dir = "{tmp_path / "state"}"\n[[sources]]\nname = "a"\nkind = "mlruns"\npath = "a"\n'
+        '[[destinations]]\nname = "b"\nuri = "http://127.0.0.1:9"\ntoken = { env = "NOT_SET_HERE" }\n'
+    )
+    assert main.main(["status", "--config", str(file)]) == 0
+    assert f"syncd does not run on {tmp_path / 'state'}" in capsys.readouterr().out
+    file.write_text("[daemon]\nstate_dri = 1\n")
+    assert main.main(["status", "--config", str(file)]) == ExitCode.CONFIGURATION
+    assert "state_dri" in capsys.readouterr().err
+
+
 def test_debug_shows_where_an_error_came_from(command: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     command(ConfigError("x"))
     assert main.main(["demo", "--debug"]) == ExitCode.CONFIGURATION
@@ -281,14 +307,28 @@ async def test_local_faults_are_said_and_come_first(configuration: Configuration
         raise Transient("no route")
 
     (tmp_path / "mlruns").rmdir()
+    (tmp_path / "mlruns").write_text("a file, not a directory")
     (tmp_path / "mlflow.db").write_text("not a database")
     (tmp_path / "state").write_text("a file, not a directory")
     checks = await validate.connect(configuration, probe=fails)
     assert [check.ok for check in checks] == [False, False, False, False]
     assert "cannot be written" in checks[0].detail
-    assert f"{tmp_path / 'mlruns'}: No such file" in checks[1].detail
+    assert f"{tmp_path / 'mlruns'}: Not a directory" in checks[1].detail
     assert "not an SQLite database" in checks[2].detail
     assert validate.worst_code(checks) == ExitCode.CONFIGURATION
+
+
+@pytest.mark.parametrize("parent", [".", "no/such"])
+def test_a_source_that_is_not_there_yet_is_a_warning(tmp_path: Path, parent: str) -> None:
+    folder = tmp_path / parent
+    for source in (
+        MlrunsSettings(name="files", paths=(tmp_path, folder / "mlruns")),
+        MlflowDbSettings(name="db", uri="", path=folder / "mlflow.db"),
+    ):
+        check = validate.check_source(source)
+        assert (check.ok, check.warning) == (True, True)
+        assert "not there yet" in check.detail
+        assert validate.worst_code([check]) == ExitCode.DONE
 
 
 def test_an_empty_database_is_one_that_is_being_made(tmp_path: Path) -> None:
@@ -374,13 +414,37 @@ def test_a_token_that_ran_out_is_a_problem_and_is_not_shown() -> None:
     claims = base64.urlsafe_b64encode(json.dumps({"exp": 1000}).encode()).decode().rstrip("=")
     token = Secret(f"head.{claims}.signature", origin="file")
     settings = DestinationSettings(name="team", uri="https://h", token=token)
-    assert machine.credentials(settings, now_s=1060).state == "problem"
-    assert machine.credentials(settings, now_s=1060).value == "token from file, ran out 1 min ago"
-    assert machine.credentials(settings, now_s=940).value == "token from file, good for 1 min"
+    assert machine.credentials(settings, now_s=1060, answer="MLflow").state == "problem"
+    assert machine.credentials(settings, now_s=1060, answer="MLflow").value == "token from file, ran out 1 min ago"
+    good = machine.credentials(settings, now_s=940, answer="MLflow")
+    assert good.value.startswith("token from file, good for 1 min, accepted")
     assert machine.expiry_of_token("dapi0123") is None
     assert machine.expiry_of_token("a.b.c") is None
     bare = DestinationSettings(name="team", uri="https://h")
-    assert machine.credentials(bare, now_s=0).value == "none"
+    assert machine.credentials(bare, now_s=0, answer="MLflow").value.startswith("none, accepted")
+
+
+def test_credentials_are_ok_only_if_they_were_tried() -> None:
+    settings = DestinationSettings(name="team", uri="https://h", username="me", password=Secret("x", origin="file"))
+    refused = machine.credentials(settings, now_s=0, answer=AuthFailed("401: no", hint="check them"))
+    assert (refused.state, refused.value, refused.advice) == ("problem", "user me, refused: 401: no", "check them")
+    untried = machine.credentials(settings, now_s=0, answer=Transient("no route"))
+    assert (untried.state, untried.value) == ("unknown", "user me, not tried: the destination could not be asked")
+    assert machine.judge_answer(settings, Transient("no route")).state == "problem"
+    assert machine.judge_answer(settings, AuthFailed("401: no")).state == "ok"
+    assert machine.judge_answer(settings, "MLflow 3.15.0").value == "https://h answers: MLflow 3.15.0"
+
+
+@pytest.mark.parametrize(("state", "code"), [("problem", 1), ("warning", 0), ("unknown", 0)])
+def test_doctor_ends_with_1_when_it_found_a_problem(
+    state: machine.State, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    doctor = importlib.import_module("syncd.cli.doctor")
+    monkeypatch.setattr(doctor, "examine", lambda configuration: [machine.Finding("clock", state, "off")])
+    monkeypatch.setattr("syncd.configuration.loading.DEFAULT_FILES", ())
+    monkeypatch.delenv("SYNCD_CONFIG", raising=False)
+    assert main.main(["doctor"]) == code
+    assert ("1 problem found" in capsys.readouterr().out) == bool(code)
 
 
 def test_doctor_needs_no_configuration_and_reports_a_wrong_one(

@@ -21,6 +21,7 @@ from syncd.configuration import (
     destination_of_argument,
     find_file,
     load,
+    load_daemon,
     names_of_arguments,
     parse,
     source_of_argument,
@@ -28,7 +29,7 @@ from syncd.configuration import (
 from syncd.configuration.locating import KeyLines, Place
 from syncd.configuration.reading import parse_size
 from syncd.core.limits import Limits
-from syncd.errors import ConfigError
+from syncd.errors import ConfigError, SourceError
 
 SOURCE = '[[sources]]\nname = "local"\nkind = "mlruns"\npath = "/data/mlruns"\n'
 DESTINATION = '[[destinations]]\nname = "workspace"\nuri = "https://mlflow.example.org"\n'
@@ -607,3 +608,27 @@ def test_every_key_of_any_document_is_located_in_its_line(tables: list[tuple[boo
         assert place in lines._lines
         if isinstance(place[-1], str) and place[-1].startswith("key"):
             assert by_line[lines.line_of(place) - 1].startswith(f"  {place[-1]} =")
+
+
+# ---------------------------------------------------------------- for who asks about the journal
+
+
+def test_a_mistyped_table_is_refused_though_only_the_daemons_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "syncd.toml"
+    file.write_text(f'[daemon]\nstate_dir = "s"\n{SOURCE}{DESTINATION}token = {{ env = "NOT_SET" }}\n')
+    assert load_daemon(file, environment={}).state_dir == tmp_path / "s"
+    file.write_text('[deamon]\nstate_dir = "s"\n')
+    with pytest.raises(InvalidConfiguration) as caught:
+        load_daemon(file, environment={})
+    assert 'did you mean "daemon"?' in str(caught.value)
+
+
+def test_a_short_file_that_is_no_database_is_not_called_empty(tmp_path: Path) -> None:
+    file = tmp_path / "a.db"
+    for content in (b"garbage", b"garbage" * 50):
+        file.write_bytes(content)
+        with pytest.raises(SourceError, match="not an SQLite database"):
+            source_of_argument(str(file), name="a")
+    for content in (b"", b"SQLite format 3\0"):
+        file.write_bytes(content)
+        assert isinstance(source_of_argument(str(file), name="a"), MlflowDbSettings)

@@ -1,0 +1,25 @@
+"""Reach a destination once, for ``syncd validate`` and ``syncd doctor``."""
+
+from __future__ import annotations
+
+from syncd.configuration import DestinationSettings
+
+
+async def probe_destination(settings: DestinationSettings) -> str:
+    """Reach a destination with its credentials and say in a few words what it is.
+
+    Raises:
+        DestinationError: it does not answer, or refuses; nothing is tried again.
+    """
+    from syncd.runtime.assembly import open_destination
+
+    destination = open_destination(settings)
+    try:
+        facts = await destination.probe()
+    finally:
+        await destination.close()
+    abilities = [
+        "logged models" if facts.logged_models else "no logged models",
+        "proxied artifacts" if facts.proxied_artifacts else "direct artifacts",
+    ]
+    return ", ".join([f"MLflow {facts.version}" if facts.version else "version unknown", *abilities])
