@@ -33,3 +33,21 @@ class Breaker:
         """Take note of a failure; return whether that opened the breaker."""
         self.failures += 1
         return self.failures == self.threshold
+
+
+@dataclass(slots=True)
+class IsolatedFailures:
+    """Counts the failures of one call between which the destination answered others.
+
+    What was under way when a server breaks down is answered after the first failures of others. So one answer says
+    nothing; an answer before each further failure says that the failures are the call's own.
+    """
+
+    count: int = 0
+    _answers: int = 0
+
+    def failed(self, answers: int) -> None:
+        """Take note of a failure, ``answers`` being the breaker's count."""
+        if self.count == 0 or answers > self._answers:
+            self.count += 1
+        self._answers = answers

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from syncd.errors import ConfigError, SyncdError
-from syncd.journal.state_lock import StateLock
+from syncd.journal.state_lock import LOCK_NAME, StateLock
 
 _MARK = "made-by-syncd-demo.txt"
 _MARK_TEXT = "Everything in this folder was made by `syncd demo`, which empties it when it is started again.\n"
-_LOCK = "lock"  # StateLock's file
 
 _CONFIGURATION = """\
 # Written by `syncd demo`. Paths are relative to this file; docs/configuration.md has every key.
@@ -102,7 +101,7 @@ def prepare(root: Path) -> tuple[DemoFolder, StateLock]:
     for path in root.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif path.name not in (_MARK, _LOCK):
+        elif path.name not in (_MARK, LOCK_NAME):
             path.unlink()
     folder = DemoFolder(root)
     for path in (folder.file_store, folder.database.parent, folder.server, folder.root / "logs"):

@@ -46,7 +46,7 @@ class RemoteRun:
     """Everything about a run but its history and artifacts, as the server tells it.
 
     ``latest`` maps each metric key to (value, timestamp_ms, step) of its latest point; ``value`` is a float, NaN
-    and infinities included.
+    and infinities included. ``model_outputs`` maps each model's id to its step, None when the server does not say.
     """
 
     id: str
@@ -63,7 +63,7 @@ class RemoteRun:
     latest: Mapping[str, tuple[float, int, int]]
     datasets: Sequence[DatasetInput] = ()
     model_inputs: Sequence[str] = ()
-    model_outputs: Sequence[str] = ()
+    model_outputs: Mapping[str, int | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,7 +170,9 @@ def _remote_run(run: Mapping[str, Any]) -> RemoteRun:
         latest={str(point["key"]): _point(point) for point in data.get("metrics", ())},
         datasets=[_dataset(i) for i in (run.get("inputs") or {}).get("dataset_inputs", ())],
         model_inputs=[str(i["model_id"]) for i in (run.get("inputs") or {}).get("model_inputs", ())],
-        model_outputs=[str(o["model_id"]) for o in (run.get("outputs") or {}).get("model_outputs", ())],
+        model_outputs={
+            str(o["model_id"]): _maybe_int(o.get("step")) for o in (run.get("outputs") or {}).get("model_outputs", ())
+        },
     )
 
 

@@ -54,6 +54,8 @@ from syncd.errors import Rejected, SubjectGone, Transient
 
 SEARCHED_SINGLY: Final = 8
 _CONFLICT: Final = re.compile(r"UNIQUE constraint|IntegrityError|duplicate key|Duplicate entry", re.IGNORECASE)
+# Of points that go alone: so many without an answer one after the other are an outage.
+MOST_LOST_IN_A_ROW: Final = 2
 _TOUCHY: Final = re.compile(rb'"(?:NaN|-?Infinity)"|e\+?308')
 
 
@@ -78,6 +80,7 @@ class MlflowServer:
         self._duplicates = duplicates
         self._limits = limits
         self._appends: bool | None = None
+        self._answered_alone: set[tuple[str, bytes]] = set()  # of batches that are not through yet
         self._version = ""
         self._models = MlflowModels(rest)
         self._artifacts = ArtifactUploads(
@@ -264,17 +267,36 @@ class MlflowServer:
         Two reasons are known: another request that ran at the same time wrote the same param or point, then a second
         try succeeds; or, before 3.17, a NaN was there already (also ±inf beside the largest double): a repeated
         finite point counts as one, but such a point has the whole batch refused. These points go alone, where the
-        same refusal means that the point is there.
+        same refusal means that the point is there. One that gets no answer does not keep the others from being sent,
+        and when the batch is sent again, those that were answered are not repeated: on a bad line a whole round of
+        them would never come to its end.
         """
         lines = dict.fromkeys(request.lines)
         await self._post_batch(replace(request, lines=[line for line in lines if not _TOUCHY.search(line)]))
-        for line in filter(_TOUCHY.search, lines):
+        alone = {(request.run_id, line) for line in lines if _TOUCHY.search(line)}
+        lost: Transient | None = None
+        lost_in_a_row = 0
+        for run_id, line in sorted(alone - self._answered_alone):
             try:
-                await self._post_batch(LogBatch(request.run_id, lines=(line,)))
-            except Rejected as exc:
-                # A model's row has no value in its key: there another value may be what is in the way.
-                if not _CONFLICT.search(exc.message) or "logged_model_metrics" in exc.message:
-                    raise
+                await self._post_alone(run_id, line)
+            except Transient as exc:
+                lost, lost_in_a_row = exc, lost_in_a_row + 1
+                if exc.throttled or lost_in_a_row == MOST_LOST_IN_A_ROW:
+                    break
+            else:
+                lost_in_a_row = 0
+                self._answered_alone.add((run_id, line))
+        if lost is not None:
+            raise lost
+        self._answered_alone -= alone
+
+    async def _post_alone(self, run_id: str, line: bytes) -> None:
+        try:
+            await self._post_batch(LogBatch(run_id, lines=(line,)))
+        except Rejected as exc:
+            # A model's row has no value in its key: there another value may be what is in the way.
+            if not _CONFLICT.search(exc.message) or "logged_model_metrics" in exc.message:
+                raise
 
     async def _post_batch(self, request: LogBatch) -> None:
         doing = "logging to run"

@@ -132,6 +132,7 @@ class Journal:
         self._wall_ms = wall_ms
         self._lock = threading.RLock()
         self._reading = threading.Lock()
+        self._forgotten: list[tuple[int, str]] = []  # (source, prefix of cursors), in the order of time
         self._state_lock = StateLock(state_dir)
         self._reserve = Reserve(state_dir)
         self.rebuilt_from: Path | None = None
@@ -289,6 +290,11 @@ class Journal:
                 {"id": destination_id, "state": state, "error": error, "now_ms": self._wall_ms()},
             )
 
+    @property
+    def was_abandoned(self) -> bool:
+        """Whether the process that had this journal before was killed."""
+        return self._state_lock.was_abandoned
+
     # -- intake ----------------------------------------------------------------------------------------------------
 
     def cursors(self, source_id: int, audience: int) -> JournalCursors:
@@ -296,9 +302,18 @@ class Journal:
         return JournalCursors(self, source_id, audience)
 
     def commit(
-        self, source_id: int, audience: int, readings: Iterable[Reading], *, first_reading: bool = False
+        self,
+        source_id: int,
+        audience: int,
+        readings: Iterable[Reading],
+        *,
+        first_reading: bool = False,
+        forgotten_before: int | None = None,
     ) -> dict[int, set[int]]:
         """Commit readings: their facts, one delivery for each destination of the audience, and their cursors.
+
+        ``forgotten_before`` is what ``forgotten`` was when these readings began: what was forgotten since then they
+        began from all the same, and their cursors of it are not kept, so that it is stated whole by the next ones.
 
         Returns:
             For each destination id the subjects that now wait for it.
@@ -312,8 +327,17 @@ class Journal:
             for reading in readings:
                 for fact in reading.facts:
                     intake.add(fact)
-                self._put_cursors(source_id, audience, reading.cursors)
+                self._put_cursors(source_id, audience, self._remembered(source_id, reading.cursors, forgotten_before))
         return dict.fromkeys(destinations, intake.subjects)
+
+    def _remembered(
+        self, source_id: int, cursors: Mapping[str, bytes | None], forgotten_before: int | None
+    ) -> Mapping[str, bytes | None]:
+        since = [] if forgotten_before is None else self._forgotten[forgotten_before:]
+        prefixes = tuple(prefix for source, prefix in since if source == source_id)
+        if not prefixes:
+            return cursors
+        return {key: value for key, value in cursors.items() if not key.startswith(prefixes)}
 
     def _put_cursors(self, source_id: int, audience: int, cursors: Mapping[str, bytes | None]) -> None:
         kept = [(source_id, audience, key, value) for key, value in cursors.items() if value is not None]
@@ -325,6 +349,12 @@ class Journal:
         """Forget what was read of one run or model, so that its source states it whole again."""
         with self._transaction("forgetting what was read"):
             self._run("forget_cursors", {"source_id": source_id, "prefix": f"{key}/"})
+            self._forgotten.append((source_id, f"{key}/"))
+
+    @property
+    def forgotten(self) -> int:
+        """How often readings were forgotten in this process."""
+        return len(self._forgotten)
 
     def subject(self, subject_id: int) -> Subject:
         """Return a subject."""
@@ -506,6 +536,10 @@ class Journal:
             cursor = self._reader.execute(SQL["sums"], {"destination_id": destination_id})
             names = [column[0] for column in cursor.description]
             return dict(zip(names, cursor.fetchone(), strict=True))
+
+    def runs_found_since(self, since_ms: int) -> int:
+        """Return how many runs got an identity since then that they had on a destination before."""
+        return int(self._one("runs_found_since", {"since_ms": since_ms}))
 
     def problems(self) -> list[tuple[str, str, str]]:
         """Return what could not be read: (source, where, what)."""

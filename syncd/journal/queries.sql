@@ -316,6 +316,11 @@ WHERE s.id = :subject_id AND r.destination_id = :destination_id;
 SELECT section, key FROM overflow WHERE destination_id = :destination_id AND subject_id = :subject_id
 ORDER BY section, key;
 
+-- Runs that got an identity since then which they had on a destination before.
+-- name: runs_found_since
+SELECT COUNT(*) FROM remote r JOIN subject s ON s.id = r.subject_id
+WHERE s.kind = 'run' AND r.adopted = 1 AND r.bound_ms >= :since_ms;
+
 -- Sums over one destination, for progress and totals.
 -- name: sums
 SELECT

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from syncd.errors import JournalError, JournalLocked
 
+LOCK_NAME = "lock"
 LOOKS = 10
 LOOK_S = 0.02
 
@@ -20,8 +21,9 @@ class StateLock:
     """
 
     def __init__(self, state_dir: Path) -> None:
-        self._path = state_dir / "lock"
+        self._path = state_dir / LOCK_NAME
         self._file: int | None = None
+        self.was_abandoned = False  # whether the holder before this one was killed
 
     def acquire(self) -> None:
         """Take the lock.
@@ -47,6 +49,7 @@ class StateLock:
             raise JournalLocked(
                 f"process {pid or 'unknown'} already uses it", pid=pid, target=str(self._path.parent)
             ) from exc
+        self.was_abandoned = holder(self._path) != 0
         # The descriptor is locked before it is written, so a reader of the pid never sees a half-written one as held.
         os.ftruncate(file, 0)
         os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
@@ -82,7 +85,7 @@ def holder(path: Path) -> int:
 
 def running_pid(state_dir: Path) -> int:
     """Return the process id of the syncd that holds the state directory now, or 0 when none does."""
-    path = state_dir / "lock"
+    path = state_dir / LOCK_NAME
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

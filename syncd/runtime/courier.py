@@ -2,7 +2,8 @@
 
 It alone knows about retrying. Every call waits for a free place (adaptive limit), is let through by the breaker, and
 is made again with full-jitter backoff for as long as it fails for reasons that may pass. There is no last attempt: an
-outage of any length changes only when a call arrives. Only what the server refuses for good comes back as an error.
+outage of any length changes only when a call arrives. Only what the server refuses for good comes back as an error,
+and what it has no permission for while it answers others, so that one forbidden experiment does not hold up the rest.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_never
 from tenacity.wait import wait_exponential, wait_random_exponential
 
-from syncd.core.breaker import Breaker
+from syncd.core.breaker import Breaker, IsolatedFailures
 from syncd.core.concurrency import AdaptiveLimit
 from syncd.errors import AuthFailed, DestinationError, OutcomeUnknown, Rejected, Transient
 
@@ -31,6 +32,11 @@ AUTH_BACKOFF = wait_exponential(multiplier=2, max=60)
 # cause. A server whose database is locked or whose disk is full fails like that for a while, too.
 POISON_FAULTS = 5
 POISON_AFTER_S = 30.0
+# A call that is refused its permission this often, while others are answered in between, is alone in that.
+FORBIDDEN_ALONE = 3
+# When nothing but refusals came for so long, each call has one attempt, waits as long again, and gives way to others:
+# what is forbidden must not keep from being tried what is not.
+REFUSED_LONG_S = 60.0
 
 
 @dataclass(slots=True)
@@ -42,10 +48,15 @@ class DestinationState:
     failing_since_s: float | None = None
 
 
+class RefusedForNow(AuthFailed):
+    """Everything that was tried for long is refused; another call may be one that is not."""
+
+
 class Courier:
     """Makes calls to one destination.
 
-    ``on_state`` is told when the state changes. ``most`` is the largest number of requests in flight.
+    ``on_state`` is told when the state changes. ``most`` is the largest number of requests in flight. A call gives way
+    (``RefusedForNow``) after ``gives_way_after_s`` of nothing but refusals; by default it never does.
     """
 
     def __init__(
@@ -54,6 +65,7 @@ class Courier:
         *,
         most: int,
         on_state: Callable[[DestinationState], Awaitable[None]],
+        gives_way_after_s: float = float("inf"),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
@@ -64,6 +76,8 @@ class Courier:
         self._probing = asyncio.Lock()
         self._recovered = asyncio.Event()
         self._quiet_until_s = float("-inf")
+        self._refused_since_s: float | None = None
+        self._gives_way_after_s = gives_way_after_s
         self._on_state = on_state
         self._monotonic = monotonic
         self.state = DestinationState()
@@ -77,16 +91,19 @@ class Courier:
 
         Raises:
             Rejected: the server refuses the call for good.
+            AuthFailed: this call is refused its permission while others are answered; make it again much later.
+            RefusedForNow: nothing is answered and this has waited long; make another call first, then this one again.
             OutcomeUnknown: only if ``repeat_unknown`` is false.
         """
-        faults = 0
+        faults, refusals = IsolatedFailures(), IsolatedFailures()
         first_fault_s = float("inf")
-        answers = self._breaker.answers
 
         def may_pass(error: BaseException) -> bool:
             if isinstance(error, OutcomeUnknown) and not repeat_unknown:
                 return False
-            return isinstance(error, Transient | AuthFailed)
+            if isinstance(error, AuthFailed):
+                return refusals.count < FORBIDDEN_ALONE and not isinstance(error, RefusedForNow)
+            return isinstance(error, Transient)
 
         async for attempt in AsyncRetrying(
             wait=_wait, stop=stop_never, retry=retry_if_exception(may_pass), sleep=self._sleep
@@ -94,21 +111,37 @@ class Courier:
             with attempt:
                 try:
                     return await self._attempt(send)
+                except AuthFailed as error:
+                    refusals.failed(self._breaker.answers)
+                    await self._give_way_to_others(error)
+                    raise
                 except Transient as error:
                     if error.server_fault:
-                        faults += 1
-                        if faults == 1:
-                            answers = self._breaker.answers
+                        faults.failed(self._breaker.answers)
                         first_fault_s = min(first_fault_s, self._monotonic())
-                    lasting = faults >= POISON_FAULTS and self._monotonic() - first_fault_s >= POISON_AFTER_S
-                    if lasting and self._breaker.answers > answers:
+                    lasting = self._monotonic() - first_fault_s >= POISON_AFTER_S
+                    if faults.count >= POISON_FAULTS and lasting:
                         raise Rejected(
-                            f"answered with a server error {faults} times while other requests succeeded: {error}",
+                            f"answered with a server error {faults.count} times while others succeeded: {error}",
                             code="INTERNAL_ERROR",
                             status=500,
                         ) from error
                     raise
         raise AssertionError("stop_never stopped")
+
+    async def _give_way_to_others(self, error: AuthFailed) -> None:
+        """When everything has been refused for long, wait, then have the caller make another call in this one's place.
+
+        Raises:
+            RefusedForNow: nothing was answered meanwhile.
+        """
+        if self._refused_since_s is None or self._monotonic() - self._refused_since_s < self._gives_way_after_s:
+            return
+        answers = self._breaker.answers
+        await self._sleep(self._gives_way_after_s)
+        if self._breaker.answers == answers:
+            told = {"doing": error.doing, "target": error.target, "hint": error.hint}
+            raise RefusedForNow(error.message, **told) from error
 
     async def _attempt(self, send: Callable[[], Awaitable[T]]) -> T:
         async with self._slot(), self._admission():
@@ -152,6 +185,7 @@ class Courier:
 
     async def _answered(self) -> None:
         self._limit.succeeded()
+        self._refused_since_s = None
         closed = self._breaker.answered()
         if closed:
             self._recovered.set()
@@ -166,7 +200,10 @@ class Courier:
 
     async def _failed(self, error: DestinationError) -> None:
         now_s = self._monotonic()
-        self._limit.failed(now_s)
+        if not isinstance(error, AuthFailed):
+            self._limit.failed(now_s)
+        elif self._refused_since_s is None:
+            self._refused_since_s = now_s
         if isinstance(error, Transient) and error.throttled:
             if error.retry_after_s:
                 self._quiet_until_s = max(self._quiet_until_s, now_s + error.retry_after_s)

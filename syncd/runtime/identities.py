@@ -21,9 +21,10 @@ from syncd.core.facts import ExperimentSeen, ModelSeen, RunSeen
 from syncd.core.planner import fit_values
 from syncd.core.requests import CreateModel, CreateRun, LogBatch, LogModelParams
 from syncd.destinations.base import RemoteSubject
-from syncd.errors import Rejected
+from syncd.errors import AuthFailed, Rejected
 from syncd.journal.journal import Binding, CreatedSubject, Journal, Subject
 from syncd.runtime.channel import Channel
+from syncd.runtime.wanted import is_wanted
 
 log = structlog.get_logger(__name__)
 
@@ -101,10 +102,17 @@ class Identities:
     async def remote_run(self, source_id: int, key: str, *, above: frozenset[int] = frozenset()) -> Binding | None:
         """Return the identity of a run by its id in the store.
 
-        None if no such run was seen, if it waits for this one, or if the destination refuses it.
+        None if no such run was seen, if it waits for this one, or if the destination refuses it or does not want it.
         """
         found = await self._channel.journal.do(Journal.find_subject, source_id, "run", key)
-        if found is None or found in above or await self._leads_back(found, above):
+        if found is None:
+            return None
+        binding = await self._channel.journal.do(Journal.binding, self._channel.id, found)
+        if binding is not None:
+            return binding
+        if found in above or await self._leads_back(found, above):
+            return None
+        if not await is_wanted(self._channel, await self._channel.journal.do(Journal.subject, found)):
             return None
         try:
             return await self.ensure(found, above=above)
@@ -142,7 +150,7 @@ class Identities:
         # Before it is recorded: should this process end here, the next one finds the run and tells them again.
         await self._tell_children(subject, remote.id)
         if not remote.adopted:
-            self._created_tags[subject.id] = tags
+            self._created_tags[subject.id] = {**tags, source_tags.RUN_NAME: request.name}
         return await self._bind(
             subject.id, Binding(remote.id, remote.artifact_root, remote.adopted, experiment.appends)
         )
@@ -257,11 +265,18 @@ class Identities:
         channel = self._channel
         unchecked = await channel.journal.do(Journal.unchecked, channel.id, before_ms)
         lost = []
+        unchecked_still: set[int] = set()
         for kind, experiment_id in sorted({(one.kind, one.experiment_id) for one in unchecked}):
             mine = [one for one in unchecked if (one.kind, one.experiment_id) == (kind, experiment_id)]
-            lost += await self._twins_in(kind, experiment_id, mine)
+            try:
+                lost += await self._twins_in(kind, experiment_id, mine)
+            except Rejected as error:  # for good: what waits for this look would wait for ever
+                log.warning("cannot look for twins", kind=kind, experiment=experiment_id, error=str(error))
+            except AuthFailed as error:
+                log.warning("may not look for twins now", kind=kind, experiment=experiment_id, error=str(error))
+                unchecked_still |= {one.subject_id for one in mine}
         losers = {subject_id for subject_id, _ in lost}
-        unique = [one.subject_id for one in unchecked if one.subject_id not in losers]
+        unique = [one.subject_id for one in unchecked if one.subject_id not in losers | unchecked_still]
         await channel.journal.do(Journal.mark_checked, channel.id, unique)
         return lost
 

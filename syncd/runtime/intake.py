@@ -211,6 +211,7 @@ class Intake:
     # -- in the source's thread ------------------------------------------------------------------------------------
 
     def _poll(self, loop: asyncio.AbstractEventLoop, full: bool, changed: Collection[str] | None) -> None:
+        forgotten = self._journal.forgotten
         cursors = GroupCursors(self._journal.cursors(self.source_id, self._audience))
         group: list[Reading] = []
         size_bytes = 0
@@ -222,18 +223,20 @@ class Intake:
             cursors.add(reading)
             size_bytes += _cost_bytes(reading)
             if size_bytes >= GROUP_BYTES or time.monotonic() - begun_s >= GROUP_S:
-                self._commit(loop, group)
+                self._commit(loop, group, forgotten)
                 cursors.clear()
                 group, size_bytes, begun_s = [], 0, time.monotonic()
         if group:
-            self._commit(loop, group)
+            self._commit(loop, group, forgotten)
         self._took_s = time.thread_time() - begun_thread_s
 
-    def _commit(self, loop: asyncio.AbstractEventLoop, group: list[Reading]) -> None:
+    def _commit(self, loop: asyncio.AbstractEventLoop, group: list[Reading], forgotten: int) -> None:
         self._wait_for_room()
         while True:
             try:
-                waiting = self._journal.commit(self.source_id, self._audience, group, first_reading=self._first)
+                waiting = self._journal.commit(
+                    self.source_id, self._audience, group, first_reading=self._first, forgotten_before=forgotten
+                )
                 break
             except JournalFull as error:
                 self._pause(f"the disk is full: {error}", FULL_RETRY_S)

@@ -25,6 +25,7 @@ from syncd.runtime.overflow import OverflowDocuments
 from syncd.runtime.points import PointDelivery
 from syncd.runtime.settlement import Settlement
 from syncd.runtime.small_facts import SmallFactDelivery
+from syncd.runtime.wanted import is_wanted
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +68,7 @@ class Lane:
             JournalError: the journal cannot be used.
         """
         subject = await self._channel.journal.do(Journal.subject, self._subject_id)
-        if not await self._is_wanted(subject):
+        if not await is_wanted(self._channel, subject):
             await self._settle_unwanted()
             return Outcome.DONE
         try:
@@ -93,24 +94,6 @@ class Lane:
         return outcome
 
     # -- what the destination does not want ------------------------------------------------------------------------
-
-    async def _is_wanted(self, subject: Subject) -> bool:
-        match subject.head:
-            case ExperimentSeen(name=name):
-                return self._channel.takes_experiment(subject.source_id, name)
-            case RunSeen() | ModelSeen():
-                if subject.experiment_id is None:
-                    return True
-                experiment = await self._channel.journal.do(Journal.subject, subject.experiment_id)
-                if isinstance(experiment.head, ExperimentSeen) and not self._channel.takes_experiment(
-                    subject.source_id, experiment.head.name
-                ):
-                    return False
-                if isinstance(subject.head, ModelSeen):
-                    return True
-                return self._channel.filter.takes_run(subject.head.name, subject.tags)
-            case None:
-                return True
 
     async def _take_up(self, subject: Subject, binding: Binding) -> Binding:
         """Begin with a run that was left out before: its changes were let go, so its source states it whole again.

@@ -15,10 +15,11 @@ import structlog
 from syncd.configuration.model import DaemonSettings, DestinationSettings, SourceSettings
 from syncd.core.limits import Limits
 from syncd.destinations.base import ServerFacts
+from syncd.errors import DestinationError
 from syncd.journal.journal import DestinationRow, Journal
 from syncd.runtime.assembly import StoreOpening, limits_of, open_artifact, open_doors, store_openings
 from syncd.runtime.channel import Channel
-from syncd.runtime.courier import Courier, DestinationState
+from syncd.runtime.courier import REFUSED_LONG_S, Courier, DestinationState, RefusedForNow
 from syncd.runtime.intake import Intake, IntakeSettings
 from syncd.runtime.journal_thread import JournalThread
 from syncd.runtime.totals import Totals
@@ -27,6 +28,9 @@ from syncd.runtime.uploader import Uploader
 log = structlog.get_logger(__name__)
 
 BEFORE_NOW_MS = 2**62  # any time there will be
+REFUSED_RETRY_S = 60.0
+# What a killed process had sent may be applied after its end: before that it would not be found, and created again.
+LAND_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,12 @@ class Pipeline:
         self._ready = {row.id: asyncio.Event() for row in self._rows.values()}
         self._doors = {name: open_doors(settings) for name, settings in self._settings.items()}
         for name, row in self._rows.items():
-            self.couriers[name] = Courier(name, most=self._settings[name].max_concurrency, on_state=self._recorder(row))
+            self.couriers[name] = Courier(
+                name,
+                most=self._settings[name].max_concurrency,
+                on_state=self._recorder(row),
+                gives_way_after_s=REFUSED_LONG_S,
+            )
         self.intakes = [self._intake(source, audience) for source in self._sources for audience in self._audiences()]
 
     def _audiences(self) -> list[int]:
@@ -120,14 +129,29 @@ class Pipeline:
         return [group.create_task(intake.run(), name=f"follow {intake.name}") for intake in self.intakes]
 
     async def _upload(self, row: DestinationRow) -> None:
-        courier = self.couriers[row.name]
-        destination, _ = self._doors[row.name]
-        facts = await courier.call(destination.probe)
+        facts = await self._reach(row)
         log.info("the destination answers", destination=row.name, version=facts.version or "unknown")
         uploader = Uploader(self._channel(row, facts), flush_interval_s=self._daemon.flush_interval_s)
         self.uploaders[row.id] = uploader
         self._ready[row.id].set()
+        if self.journal.journal.was_abandoned:
+            await asyncio.sleep(LAND_S)
         await uploader.run()
+
+    async def _reach(self, row: DestinationRow) -> ServerFacts:
+        """Return what the server is; one that is refused beside others is tried again, and the others go on."""
+        destination, _ = self._doors[row.name]
+        while True:
+            try:
+                return await self.couriers[row.name].call(destination.probe)
+            except RefusedForNow:
+                continue  # it has waited long enough
+            except DestinationError as error:
+                if len(self._rows) == 1:
+                    raise
+                log.error("the destination cannot be used; it is tried again", destination=row.name, error=str(error))
+                await self.journal.do(Journal.destination_trouble, row.id, "down", str(error))
+                await asyncio.sleep(REFUSED_RETRY_S)
 
     def _channel(self, row: DestinationRow, facts: ServerFacts) -> Channel:
         settings = self._settings[row.name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import zip_longest
 
@@ -107,22 +107,22 @@ class SmallFactDelivery:
 
     async def _send_values(self, small: SmallFacts) -> None:
         limits = self._channel.limits
-        params, tags = await self._wanted(small)
-        held_params = self._held.params if self._held else {}
-        held_tags = self._held.tags if self._held else {}
+        created_tags = self._identities.created_tags(self._subject.id)
+        params, tags = await self._wanted(small, created_tags)
+        known_params, known_tags = await self._known(created_tags)
         fit_params = fit_values(
             params,
             key_length=limits.param_key_length,
             value_length=limits.param_value_length,
             room=limits.params_per_run,
-            known=held_params,
+            known=known_params,
         )
         fit_tags = fit_values(
             tags,
             key_length=limits.tag_key_length,
             value_length=limits.tag_value_length,
             room=limits.tags_per_run,
-            known=held_tags,
+            known=known_tags,
         )
         await self._keep_overflow("params", fit_params)
         await self._keep_overflow("tags", fit_tags)
@@ -131,7 +131,19 @@ class SmallFactDelivery:
         for some_params, some_tags in zip_longest(param_groups, tag_groups):
             await self._send_batch(some_params or {}, some_tags or {})
 
-    async def _wanted(self, small: SmallFacts) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    async def _known(self, created_tags: Mapping[str, str]) -> tuple[Iterable[str], Iterable[str]]:
+        """Return the params and tags that the run has there, which count where their number is limited."""
+        if self._held is not None:
+            return self._held.params, self._held.tags
+        limits = self._channel.limits
+        if created_tags or (limits.params_per_run is None and limits.tags_per_run is None):
+            return (), created_tags
+        held = await self._channel.courier.call(lambda: self._channel.reader.run(self._binding.remote_id))
+        return held.params, held.tags
+
+    async def _wanted(
+        self, small: SmallFacts, created_tags: Mapping[str, str]
+    ) -> tuple[Mapping[str, str], Mapping[str, str]]:
         """Return the params and tags that the destination does not have yet, in its own ids."""
         tags = dict(small.tags)
         parent = tags.get(source_tags.PARENT_RUN_ID)
@@ -140,7 +152,7 @@ class SmallFactDelivery:
             tags[source_tags.PARENT_RUN_ID] = remote.remote_id if remote else parent
         if not tags.get(source_tags.RUN_NAME, "x"):
             del tags[source_tags.RUN_NAME]  # the name is the head's; an empty one cannot be set
-        tags = changed_values(tags, self._identities.created_tags(self._subject.id))
+        tags = changed_values(tags, created_tags)
         if self._held is None:
             return small.params, tags
         return changed_values(small.params, self._held.params), changed_values(tags, self._held.tags)

@@ -6,27 +6,31 @@ Rules
 2. A subject has at most one lane, so its passes never overlap.
 3. A subject's first point waits ``flush_interval_s`` at most, so that what is written close together travels together.
 4. A pass that fails for a reason nobody foresaw is recorded and tried again later; the other subjects go on.
+5. What failed or was refused has few lanes, so that many of the kind do not hold up the rest.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import structlog
 
-from syncd.errors import JournalError
+from syncd.errors import AuthFailed, JournalError
 from syncd.journal.journal import Journal
 from syncd.runtime.channel import Channel
+from syncd.runtime.courier import RefusedForNow
 from syncd.runtime.identities import Identities
 from syncd.runtime.lane import Lane, Outcome
 
 log = structlog.get_logger(__name__)
 
 LANES = 8
+LANES_FOR_HELD_UP = 2
 LATER_S = 1.0
 AFTER_FAULT_S = 30.0
+AFTER_REFUSAL_S = 60.0
 LOOK_FOR_RETRIES_S = 2.0
 LOOK_FOR_TWINS_S = 2.0
 # How long a create by another daemon may have been under way when this one looked.
@@ -58,6 +62,7 @@ class Uploader:
         self._settling = asyncio.Lock()
         self._lane_ended = asyncio.Event()
         self.faults: dict[int, str] = {}
+        self._refused: set[int] = set()  # while everything was
 
     def notify(self, subjects: Iterable[int]) -> None:
         """Take note that these subjects have something to deliver. Call it in the event loop."""
@@ -92,16 +97,22 @@ class Uploader:
         """Start what is due and has room; return the seconds until the next one is due, None for none."""
         now_s = time.monotonic()
         while len(self._running) < LANES:
-            subject = next(
-                (one for one, due_s in self._due.items() if due_s <= now_s and one not in self._running), None
-            )
+            subject = next((one for one, due_s in self._startable() if due_s <= now_s), None)
             if subject is None:
-                waiting = [due_s for one, due_s in self._due.items() if one not in self._running]
-                return max(0.0, min(waiting) - now_s) if waiting else None
+                next_s = min((due_s for _, due_s in self._startable()), default=None)
+                return None if next_s is None else max(0.0, next_s - now_s)
             del self._due[subject]
             self._running.add(subject)
             lanes.create_task(self._run_lane(subject), name=f"lane {self.channel.name} {subject}")
         return None
+
+    def _startable(self) -> Iterator[tuple[int, float]]:
+        """Yield what has no lane and may have one, with the time from which it may."""
+        held_up = self.faults.keys() | self._refused
+        no_more_held_up = len(self._running & held_up) >= LANES_FOR_HELD_UP
+        for one, due_s in self._due.items():
+            if one not in self._running and not (no_more_held_up and one in held_up):
+                yield one, due_s
 
     async def _wait(self, wait_s: float | None) -> None:
         try:
@@ -114,20 +125,32 @@ class Uploader:
         try:
             outcome = await Lane(self.channel, self._identities, subject, wall_ms=self._wall_ms).run()
             self.faults.pop(subject, None)
+            self._refused.discard(subject)
             if outcome is Outcome.LATER:
                 self._due.setdefault(subject, time.monotonic() + LATER_S)
         except JournalError:
             raise
+        except RefusedForNow:
+            self._refused.add(subject)
+            self._due.pop(subject, None)
+            self._due[subject] = time.monotonic()  # behind all that waits
+        except AuthFailed as error:
+            if subject not in self.faults:
+                log.warning("not permitted; it is tried again later", subject=subject, error=str(error))
+            await self._set_aside(subject, f"not permitted there, is tried again: {error}", AFTER_REFUSAL_S)
         except Exception as exc:  # a task's boundary: recorded, and this subject waits while the others go on
             log.exception("a pass failed unexpectedly; it is tried again", subject=subject)
-            self.faults[subject] = f"{type(exc).__name__}: {exc}"
-            note = f"failed unexpectedly, is tried again: {self.faults[subject]}"
-            await self.channel.journal.do(Journal.note, self.channel.id, subject, note)
-            self._due.setdefault(subject, time.monotonic() + AFTER_FAULT_S)
+            fault = f"failed unexpectedly, is tried again: {type(exc).__name__}: {exc}"
+            await self._set_aside(subject, fault, AFTER_FAULT_S)
         finally:
             self._running.discard(subject)
             self._lane_ended.set()
             self._changed.set()
+
+    async def _set_aside(self, subject: int, fault: str, seconds: float) -> None:
+        self.faults[subject] = fault
+        await self.channel.journal.do(Journal.note, self.channel.id, subject, fault)
+        self._due[subject] = time.monotonic() + seconds
 
     async def _look_for_waiting(self) -> None:
         waiting = await self.channel.journal.do(Journal.waiting_subjects, self.channel.id)

@@ -28,13 +28,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from syncd.core.sqlite_header import may_be_database
 from syncd.errors import SourceError, SourceNotReady
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 FileStamp = tuple[int, int, int]  # inode, size, mtime_ns
 
-MAGIC = b"SQLite format 3\0"
 BUSY_TIMEOUT_S = 0.02
 OPTIMISTIC_ATTEMPTS = 12
 PAUSE_S = 0.004  # between attempts: about one commit of a writer
@@ -155,10 +155,10 @@ class Database:
             kind = SourceNotReady if self._was_there else SourceError
             raise self._error(kind, "there is no such file", "check the path; it appears with the first logged run")
         self._was_there = True
+        if not may_be_database(header):
+            raise self._error(SourceError, "it is not an SQLite database", "point the source at MLflow's .db file")
         if version_stamp[1] == 0 or len(header) < 28:
             raise self._error(SourceNotReady, "the file is still empty", "MLflow is creating it, or it was never used")
-        if not header.startswith(MAGIC):
-            raise self._error(SourceError, "it is not an SQLite database", "point the source at MLflow's .db file")
         wal = _stamp(self._beside("-wal"))
         version = Version(
             database=version_stamp,
