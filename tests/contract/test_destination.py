@@ -270,7 +270,7 @@ async def test_inputs_and_outputs_are_linked_once(both: Both) -> None:
     got = await both.reader.run(run.id)
     assert list(got.datasets) == [dataset]
     assert list(got.model_inputs) == [model.id]
-    assert list(got.model_outputs) == [model.id]
+    assert dict(got.model_outputs) == {model.id: 3}
 
 
 async def test_a_model_with_params_tags_metrics_and_status(both: Both) -> None:

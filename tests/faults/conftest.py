@@ -58,6 +58,11 @@ class Case:
             **lost,  # type: ignore[arg-type]
         )
 
+    def run_named(self, start: str) -> oracle.StoredRun:
+        """Return the first run of the source whose name begins like that."""
+        runs = oracle.read_store(self.database, self.experiment).runs
+        return next(run for run in runs.values() if run.name.startswith(start))
+
     def check(self, **lost: object) -> None:
         """Hold the destination against the source."""
         found = self.differences(**lost)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from syncd.cli.exit_codes import exit_code_of
 from syncd.configuration import DaemonSettings, destination_of_argument, names_of_arguments, source_of_argument
@@ -29,22 +30,37 @@ class Synced:
     faults: list[str]
 
 
-def open_pipeline(store: Path, url: str, state: Path, **more: Any) -> Pipeline:
-    """Open what ``syncd sync`` opens."""
+def open_pipeline(
+    store: Path,
+    url: str,
+    state: Path,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    on_delete: Literal["keep", "delete"] = "keep",
+    **more: Any,
+) -> Pipeline:
+    """Open what ``syncd sync`` opens; ``settings`` are further ones of the destination."""
     [name] = names_of_arguments([str(store)])
     return Pipeline(
         Journal.open(state),
         daemon=DaemonSettings(state_dir=state, flush_interval_s=0.0, **more),
-        sources=[source_of_argument(str(store), name=name)],
-        destinations=[replace(destination_of_argument(url), max_concurrency=CONCURRENCY)],
+        sources=[replace(source_of_argument(str(store), name=name), on_delete=on_delete)],
+        destinations=[replace(destination_of_argument(url), max_concurrency=CONCURRENCY, **(settings or {}))],
     )
 
 
 async def deliver(
-    store: Path, url: str, state: Path, *, patience_s: float = 30.0, timeout_s: float = TIMEOUT_S
+    store: Path,
+    url: str,
+    state: Path,
+    *,
+    patience_s: float = 30.0,
+    timeout_s: float = TIMEOUT_S,
+    settings: Mapping[str, Any] | None = None,
+    on_delete: Literal["keep", "delete"] = "keep",
 ) -> Synced:
     """Do what ``syncd sync`` does, with a patience of one's own."""
-    pipeline = open_pipeline(store, url, state)
+    pipeline = open_pipeline(store, url, state, settings=settings, on_delete=on_delete)
     code, error = 0, ""
     try:
         async with asyncio.timeout(timeout_s):

@@ -238,6 +238,28 @@ async def test_silence_is_not_waited_for_for_ever(
     assert proxy.faulted[fault] >= 1
 
 
+async def test_many_nans_sent_twice_get_through_though_every_seventh_request_is_lost(
+    case: Case, proxy: FaultProxy
+) -> None:
+    """Each goes alone then, so a batch is more requests than ever get through in a row."""
+    insert = "INSERT INTO metrics (key, value, timestamp, step, run_uuid, is_nan) VALUES (?, 0, 1, 1, ?, 1)"
+    with closing(sqlite3.connect(case.database)) as db, db:
+        db.executemany(insert, [(f"nan {number}", case.run_named("parent").id) for number in range(30)])
+    proxy.add(Rule("lost_answer", path="log-batch", times=4))
+    seen = 0
+
+    def lose_every_seventh(_method: str, target: str) -> None:
+        nonlocal seen
+        if "log-batch" in target:
+            seen += 1
+            if seen % 7 == 0:
+                proxy.add(Rule("reset", path="log-batch", times=1))
+
+    proxy.on_request = lose_every_seventh
+    await complete(case, proxy)
+    assert proxy.faulted["reset"] >= 4
+
+
 async def test_a_nan_sent_twice_is_one_point(case: Case, proxy: FaultProxy) -> None:
     """MLflow 3.15 on SQL refuses a batch with a NaN that is there already, with a 400 for the whole batch."""
     assert (await deliver(case.database, proxy.url, case.state)).code == 0

@@ -20,11 +20,6 @@ from tests.standins.mlflow_server import RunningMlflow
 POINT = "INSERT INTO metrics (key, value, timestamp, step, run_uuid, is_nan) VALUES (?, ?, ?, ?, ?, 0)"
 
 
-def parent_of(case: Case) -> str:
-    runs = oracle.read_store(case.database, case.experiment).runs
-    return next(run.id for run in runs.values() if run.name.startswith("parent"))
-
-
 def execute(case: Case, statement: str, *parameters: object) -> None:
     with closing(sqlite3.connect(case.database)) as db, db:
         db.execute(statement, parameters)
@@ -48,7 +43,7 @@ def letters(case: Case) -> list[dict[str, object]]:
 def test_a_refused_item_is_a_dead_letter_and_the_rest_arrives(
     case: Case, poison: str, parameters: tuple[object, ...], lost: str, words: str
 ) -> None:
-    execute(case, poison, *parameters, parent_of(case))
+    execute(case, poison, *parameters, case.run_named("parent").id)
     assert case.sync().code == 3
     case.check(lost_keys=[lost])
     [letter] = letters(case)
@@ -60,7 +55,7 @@ def test_a_refused_item_is_a_dead_letter_and_the_rest_arrives(
 def test_a_refused_tag_of_a_run_that_is_there_is_a_dead_letter(case: Case) -> None:
     """In the create call the server takes any tag; later it does not."""
     assert case.sync().code == 0
-    parent = parent_of(case)
+    parent = case.run_named("parent").id
     for key in ("t#x", "good"):
         execute(case, "INSERT INTO tags (key, value, run_uuid) VALUES (?, 'v', ?)", key, parent)
     assert case.sync().code == 3
@@ -71,7 +66,7 @@ def test_a_refused_tag_of_a_run_that_is_there_is_a_dead_letter(case: Case) -> No
 
 def test_a_param_that_has_another_value_there_is_refused_alone(case: Case) -> None:
     assert case.sync().code == 0
-    parent = parent_of(case)
+    parent = case.run_named("parent").id
     execute(case, "UPDATE params SET value = 'other' WHERE key = 'p1' AND run_uuid = ?", parent)
     execute(case, "INSERT INTO params (key, value, run_uuid) VALUES ('new', 'v', ?)", parent)
     ended = case.sync()
@@ -83,7 +78,7 @@ def test_a_param_that_has_another_value_there_is_refused_alone(case: Case) -> No
 
 
 def test_names_that_the_server_would_change_are_kept_in_the_overflow(case: Case) -> None:
-    folder = oracle.read_store(case.database, case.experiment).runs[parent_of(case)].folder
+    folder = case.run_named("parent").folder
     for name in ("a%20b.txt", "sharp#.txt", "tab\tname", "x" * 200 + ".bin"):
         (folder / name).write_text(f"bytes of {name}")
     ended = case.sync()
@@ -96,7 +91,7 @@ async def test_a_point_that_a_file_store_cannot_hold_does_not_hold_up_its_run(
 ) -> None:
     """A FileStore answers 500 to key "a/b" beside key "a", and has then applied a part of the batch."""
     monkeypatch.setattr("syncd.runtime.points.FAULTY_ATTEMPTS", 2)
-    parent = parent_of(file_case)
+    parent = file_case.run_named("parent").id
     for step in range(5):
         execute(file_case, POINT, "a", step, step + 1, step, parent)
         execute(file_case, POINT, "a/b", step, step + 1, step, parent)

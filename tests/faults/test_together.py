@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from syncd.runtime.pipeline import LAND_S
 from tests.faults import processes
 from tests.faults.conftest import Case
 from tests.faults.pipelines import deliver
@@ -85,6 +87,20 @@ async def test_a_run_that_lost_the_race_is_not_doubled_on_a_store_that_appends(f
         )
     assert [(done.code, done.faults) for done in both] == [(0, [])] * 2
     file_case.check()
+
+
+@pytest.mark.parametrize("killed", [True, False])
+async def test_what_a_killed_process_has_sent_is_given_time_to_land_before_it_is_looked_for(
+    case: Case, killed: bool
+) -> None:
+    case.state.mkdir()
+    (case.state / "lock").write_text("4194304\n" if killed else "")  # no process has such a number
+    asked_s: dict[str, float] = {}
+    async with FaultProxy(case.server.url) as proxy:
+        proxy.on_request = lambda _, target: asked_s.setdefault(target.rsplit("/", 1)[-1], time.monotonic())
+        assert (await deliver(case.database, proxy.url, case.state)).code == 0
+    assert (asked_s["create"] - asked_s["version"] >= LAND_S) is killed
+    case.check()
 
 
 def test_a_state_directory_is_free_again_after_kill_9(case: Case, tmp_path: Path) -> None:

@@ -87,7 +87,10 @@ def test_kill_9_frees_the_directory(tmp_path: Path, holder: subprocess.Popen[str
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert running_pid(tmp_path / "state") == 0
-    Journal.open(tmp_path / "state").close()
+    for was_abandoned in (True, False):
+        journal = Journal.open(tmp_path / "state")
+        assert journal.was_abandoned is was_abandoned
+        journal.close()
 
 
 def test_nobody_runs_where_there_is_nothing(tmp_path: Path) -> None:

@@ -765,10 +765,14 @@ def test_no_store(tmp_path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(SourceNotReady, match="empty"):
         Follower(path).poll()
-    path.write_bytes(b"<html>" * 1000)
-    with pytest.raises(SourceError, match="not an SQLite database") as caught:
+    for text in (b"<html>" * 1000, b"<html>"):
+        path.write_bytes(text)
+        with pytest.raises(SourceError, match="not an SQLite database") as caught:
+            Follower(path).poll()
+        assert not isinstance(caught.value, SourceNotReady)
+    path.write_bytes(b"SQLite for")
+    with pytest.raises(SourceNotReady, match="empty"):
         Follower(path).poll()
-    assert not isinstance(caught.value, SourceNotReady)
     path.unlink()
     other = sqlite3.connect(path)
     other.execute("CREATE TABLE cookies (name)")

@@ -2,15 +2,18 @@
 
 It behaves like an SQL-backed MLflow server: a point is kept once, params cannot change, deleted runs refuse.
 ``appends=True`` makes it a store that keeps repeated points. ``failures`` are raised, one for each call, before
-anything is done (``before``) or after it was done (``after``: the answer was lost).
+anything is done (``before``) or after it was done (``after``: the answer was lost). ``judge`` is asked about every
+call, by the method's name and what it is about, and returns what is to be raised before anything is done, or None.
+Each call but one that reads back takes ``latency_s`` before anything is done.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from syncd.core.facts import DatasetInput
@@ -91,6 +94,8 @@ class FakeDestination:
         self.sent: list[Request] = []
         self.before: deque[Exception | None] = deque()
         self.after: deque[Exception | None] = deque()
+        self.judge: Callable[[str, object], Exception | None] = lambda method, about: None
+        self.latency_s = 0.0
         self._experiments: dict[str, RemoteExperiment] = {}
         self._experiment_tags: dict[str, dict[str, str]] = {}
         self._ids = itertools.count(1)
@@ -98,12 +103,20 @@ class FakeDestination:
     async def close(self) -> None:
         """Nothing to close."""
 
+    async def _begin(self, method: str, about: object, *, reads: bool = False) -> None:
+        await asyncio.sleep(0 if reads else self.latency_s)
+        if not reads:
+            _fail(self.before)
+        failure = self.judge(method, about)
+        if failure is not None:
+            raise failure
+
     async def probe(self) -> ServerFacts:
-        _fail(self.before)
+        await self._begin("probe", None)
         return ServerFacts("fake", self.limits, logged_models=True, proxied_artifacts=True)
 
     async def ensure_experiment(self, name: str) -> RemoteExperiment:
-        _fail(self.before)
+        await self._begin("ensure_experiment", name)
         created = name not in self._experiments
         if created:
             identity = str(next(self._ids))
@@ -114,7 +127,7 @@ class FakeDestination:
         return RemoteExperiment(identity, name, created, self.appends, dict(self._experiment_tags[identity]))
 
     async def find(self, kind: str, experiment_id: str, source_ids: Collection[str]) -> Mapping[str, RemoteSubject]:
-        _fail(self.before)
+        await self._begin("find", (kind, experiment_id))
         found = {}
         for source_id in source_ids:
             if kind == "run":
@@ -126,7 +139,7 @@ class FakeDestination:
         return found
 
     async def create(self, request: CreateRun | CreateModel) -> RemoteSubject:
-        _fail(self.before)
+        await self._begin("create", request)
         if request.experiment_id not in self._experiment_tags:
             raise SubjectGone("no such experiment", code="RESOURCE_DOES_NOT_EXIST", status=404)
         number = next(self._ids)
@@ -147,19 +160,19 @@ class FakeDestination:
         return RemoteSubject(identity, f"fake:/{identity}")
 
     async def send(self, request: Request) -> None:
-        _fail(self.before)
+        await self._begin("send", request)
         self._apply(request)
         self.sent.append(request)
         _fail(self.after)
 
     async def upload(self, subject: RemoteSubject, artifact: Upload) -> None:
-        _fail(self.before)
+        await self._begin("upload", artifact.path)
         data = b"".join([piece async for piece in artifact.pieces()])
         self.artifacts[subject.id, artifact.path] = data
         _fail(self.after)
 
     async def discard(self, kind: str, remote_id: str) -> None:
-        _fail(self.before)
+        await self._begin("discard", remote_id)
         if kind == "run":
             self.runs[remote_id].deleted = True
         else:
@@ -264,11 +277,13 @@ class FakeDestination:
         ]
 
     async def run(self, run_id: str) -> RemoteRun:
+        await self._begin("run", run_id, reads=True)
         if run_id not in self.runs:
             raise SubjectGone(f"Run with id={run_id} not found", code="RESOURCE_DOES_NOT_EXIST", status=404)
         return _remote(self.runs[run_id])
 
     async def history(self, run_id: str, key: str) -> AsyncIterator[Point]:
+        await self._begin("history", key, reads=True)
         for point in self.runs[run_id].points.get(key, ()):
             yield point
 
@@ -336,7 +351,7 @@ def _remote(run: FakeRun) -> RemoteRun:
         latest={key: _latest(points) for key, points in run.points.items()},
         datasets=tuple(run.datasets),
         model_inputs=tuple(run.model_inputs),
-        model_outputs=tuple(model for model, _ in run.model_outputs),
+        model_outputs=dict(run.model_outputs),
     )
 
 

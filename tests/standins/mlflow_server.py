@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -18,11 +17,11 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
+
+from tests.standins.startable import Startable, end_group
 
 START_TIMEOUT_S = 90.0
-STOP_TIMEOUT_S = 10.0
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -32,7 +31,7 @@ QUIET = {
 }
 
 
-class RunningMlflow:
+class RunningMlflow(Startable):
     """Starts on entering, stops on leaving; ``restart`` keeps port and data."""
 
     def __init__(
@@ -57,15 +56,6 @@ class RunningMlflow:
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -109,16 +99,7 @@ class RunningMlflow:
         process, self._process = self._process, None
         if process is None:
             return
-        for sign in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(process.pid, sign)
-            except ProcessLookupError:
-                break
-            try:
-                process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                continue
-        process.wait()
+        end_group(process)
 
 
 def free_port() -> int:

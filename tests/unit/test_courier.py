@@ -8,7 +8,7 @@ from functools import wraps
 import pytest
 
 from syncd.errors import AuthFailed, OutcomeUnknown, Rejected, Transient
-from syncd.runtime.courier import POISON_FAULTS, Courier
+from syncd.runtime.courier import FORBIDDEN_ALONE, POISON_FAULTS, Courier
 from tests.virtual_time import HOUR_S, run_virtually
 
 
@@ -115,6 +115,26 @@ async def test_one_failed_call_between_answers_is_no_outage():
     assert made.state.failing_since_s is None
     assert states == ["up"]
     assert await failing == "answer"
+
+
+@virtually
+async def test_what_alone_is_forbidden_comes_back_while_others_are_answered():
+    made, _ = courier()
+    forbidden = Server(*[AuthFailed("403")] * 1000)
+    working = asyncio.create_task(call_again_and_again(made, Server()))
+    with pytest.raises(AuthFailed, match="403"):
+        await made.call(forbidden.send)
+    working.cancel()
+    assert len(forbidden.calls) == FORBIDDEN_ALONE
+
+
+@virtually
+async def test_a_token_refused_for_everything_is_waited_for():
+    made, _ = courier()
+    answered_long_ago = Server()
+    await made.call(answered_long_ago.send)
+    refused = [Server(*[AuthFailed("401")] * 20) for _ in range(3)]
+    assert await asyncio.gather(*[made.call(server.send) for server in refused]) == ["answer"] * 3
 
 
 @virtually

@@ -243,6 +243,23 @@ def test_cursors_are_committed_with_their_facts_listed_by_prefix_and_forgotten(b
     assert list(cursors.keys("")) == ["r10/tags", "store:x"]
 
 
+def test_a_reading_that_began_before_its_run_was_forgotten_does_not_bring_back_how_far_it_was_read(
+    bench: Bench,
+) -> None:
+    bench.add(experiment(), **{"r1/metrics": b"1", "r2/metrics": b"1"})
+    begun = bench.journal.forgotten
+    bench.journal.forget_readings(bench.source, "r1")
+
+    def commit_reading(forgotten_before: int) -> list[str]:
+        reading = Reading([], {"r1/metrics": b"2", "r2/metrics": b"2"})
+        audience = bench.there.audience
+        bench.journal.commit(bench.source, audience, [reading], forgotten_before=forgotten_before)
+        return list(bench.journal.cursors(bench.source, audience).keys(""))
+
+    assert commit_reading(begun) == ["r2/metrics"]
+    assert commit_reading(bench.journal.forgotten) == ["r1/metrics", "r2/metrics"]
+
+
 def test_prefixes_are_characters_not_patterns(bench: Bench) -> None:
     bench.add(**{"a%/x": b"1", "ab/x": b"2", "a_/x": b"3", "a/\U0010fffe": b"4", "a/é": b"5", "b/": b"6"})
     cursors = bench.journal.cursors(bench.source, bench.there.audience)
