@@ -9,6 +9,19 @@ from typing import Protocol
 from syncd.core.facts import DatasetInput
 from syncd.core.limits import Limits
 from syncd.core.requests import CreateModel, CreateRun, Request
+from syncd.rest.streaming import Upload
+
+__all__ = [
+    "Destination",
+    "DestinationReader",
+    "RemoteExperiment",
+    "RemoteFile",
+    "RemoteModel",
+    "RemoteRun",
+    "RemoteSubject",
+    "ServerFacts",
+    "Upload",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +101,6 @@ class RemoteFile:
 
     path: str
     size_bytes: int | None
-
-
-class Upload(Protocol):
-    """An artifact opened for sending: its bytes in pieces, and its identity before and after.
-
-    ``pieces`` raises ArtifactChanged when the file is not the one that was opened, at the latest after the last
-    piece and before the caller could finish its request, so that a body of changed bytes is never completed.
-    """
-
-    path: str
-    size_bytes: int
-
-    def pieces(self, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
-        """Yield the bytes from ``start`` in pieces of at most 1 MiB."""
-        ...
 
 
 class Destination(Protocol):

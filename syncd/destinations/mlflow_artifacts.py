@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from syncd.destinations.base import RemoteSubject, Upload
 from syncd.destinations.mlflow_errors import NotMlflow, Unsupported
-from syncd.destinations.mlflow_rest import MlflowRest, encode_json
+from syncd.destinations.mlflow_rest import MlflowRest
 from syncd.errors import (
     ArtifactChanged,
     ArtifactMissing,
@@ -27,6 +27,7 @@ from syncd.errors import (
     Rejected,
     Transient,
 )
+from syncd.rest.client import encode_json
 
 PROXY: Final = "/api/2.0/mlflow-artifacts"
 MULTIPART_MAX_PARTS: Final = 10_000  # of S3, checked 2026-11

@@ -5,15 +5,13 @@ A request that may change something and is answered 500, 502 or 504 may have bee
 
 from __future__ import annotations
 
-import datetime
-import email.utils
 import json
 import re
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from syncd.errors import AuthFailed, DestinationError, OutcomeUnknown, Rejected, SubjectGone, Transient
+from syncd.rest.answers import retry_after_s, shown_url
 
 MESSAGE_MAX_LENGTH: Final = 100_000
 _AMBIGUOUS_STATUSES: Final = frozenset({500, 502, 504})
@@ -42,7 +40,7 @@ def classify(
     words = f"{status} {code}: {message}" if code else f"{status}: {message}" if message else f"HTTP {status}"
     about: dict[str, Any] = {"doing": doing, "target": target}
     if status in (429, 503):
-        wish = _retry_after_s(headers.get("Retry-After"))
+        wish = retry_after_s(headers.get("Retry-After"))
         throttled = status == 429 or wish is not None
         return Transient(words, retry_after_s=wish, throttled=throttled, **about)
     if status in (401, 403, 407):
@@ -59,7 +57,7 @@ def classify(
         return Rejected(message, code=code, status=status, **about)
     if status >= 500 or status in (408, 425):
         kind = OutcomeUnknown if method != "GET" and status in _AMBIGUOUS_STATUSES else Transient
-        wish = _retry_after_s(headers.get("Retry-After"))
+        wish = retry_after_s(headers.get("Retry-After"))
         return kind(words, retry_after_s=wish, server_fault=status == 500, **about)
     if code == "BAD_REQUEST" and _DATABASE_TROUBLE.search(message):
         return (Transient if method == "GET" else OutcomeUnknown)(words, hint="the server's database is busy", **about)
@@ -88,31 +86,3 @@ def _server_words(body: bytes) -> tuple[str, str]:
     message = value.get("message", value.get("detail", ""))
     code = value.get("error_code", "")
     return str(code) if code else "", str(message)[:MESSAGE_MAX_LENGTH]
-
-
-def _retry_after_s(text: str | None) -> float | None:
-    """Return the seconds that a Retry-After header asks for (a number or an HTTP date), None if it says nothing."""
-    if not text:
-        return None
-    try:
-        return max(0.0, float(text)) if float(text) < float("inf") else None
-    except ValueError:
-        pass
-    try:
-        moment = email.utils.parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.UTC)
-    return max(0.0, (moment - datetime.datetime.now(datetime.UTC)).total_seconds())
-
-
-def shown_url(url: str) -> str:
-    """Return the URL without credentials, query and fragment."""
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return "(an unreadable address)"
-    return f"{parts.scheme}://{host}{port}{parts.path}" if parts.scheme else parts.path

@@ -14,9 +14,10 @@ from syncd.core.requests import CreateModel, FinalizeModel, LogModelParams, LogO
 from syncd.core.source_tags import SOURCE_MODEL_ID
 from syncd.destinations.base import RemoteSubject
 from syncd.destinations.mlflow_errors import NotMlflow
-from syncd.destinations.mlflow_rest import API, Json, MlflowRest
+from syncd.destinations.mlflow_rest import API, MlflowRest
 from syncd.destinations.mlflow_wire import entries, pages, pairs, part, tag_filter
 from syncd.errors import Rejected, SubjectGone
+from syncd.rest.client import Json
 
 MODELS: Final = f"{API}/logged-models"
 PARAMS_PER_REQUEST: Final = 100

@@ -16,7 +16,7 @@ from syncd.core.source_tags import SOURCE_RUN_ID
 from syncd.destinations.base import RemoteExperiment, RemoteFile, RemoteModel, RemoteRun, RemoteSubject
 from syncd.destinations.mlflow_artifacts import resolve
 from syncd.destinations.mlflow_models import MODELS, MlflowModels
-from syncd.destinations.mlflow_rest import API, Json, MlflowRest
+from syncd.destinations.mlflow_rest import API, MlflowRest
 from syncd.destinations.mlflow_wire import (
     Duplicates,
     ids_look_appending,
@@ -27,6 +27,7 @@ from syncd.destinations.mlflow_wire import (
     server_version,
 )
 from syncd.errors import Rejected
+from syncd.rest.client import Json
 
 HISTORY_PAGE: Final = 10_000
 HISTORY_TOTAL_S: Final = 1800.0  # an old server answers a million points in one piece, at about 15,000 points/s

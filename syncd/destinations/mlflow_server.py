@@ -37,7 +37,7 @@ from syncd.destinations.base import RemoteExperiment, RemoteSubject, ServerFacts
 from syncd.destinations.mlflow_artifacts import PROXY, ArtifactUploads, not_served
 from syncd.destinations.mlflow_errors import NotMlflow
 from syncd.destinations.mlflow_models import MlflowModels
-from syncd.destinations.mlflow_rest import API, Json, MlflowRest
+from syncd.destinations.mlflow_rest import API, MlflowRest
 from syncd.destinations.mlflow_wire import (
     Duplicates,
     batch_body,
@@ -51,6 +51,7 @@ from syncd.destinations.mlflow_wire import (
     tagged_runs,
 )
 from syncd.errors import Rejected, SubjectGone, Transient
+from syncd.rest.client import Json
 
 SEARCHED_SINGLY: Final = 8
 _CONFLICT: Final = re.compile(r"UNIQUE constraint|IntegrityError|duplicate key|Duplicate entry", re.IGNORECASE)

@@ -9,8 +9,9 @@ from typing import Any, Final, Literal
 from syncd.core.limits import Limits
 from syncd.core.requests import LogBatch
 from syncd.destinations.mlflow_errors import NotMlflow
-from syncd.destinations.mlflow_rest import API, Json, MlflowRest, encode_json
+from syncd.destinations.mlflow_rest import API, MlflowRest
 from syncd.errors import AuthFailed, OutcomeUnknown, Rejected
+from syncd.rest.client import Json, encode_json
 
 SQL_ID_MAX_DIGITS: Final = 9
 Duplicates = Literal["auto", "ignored", "appended"]

@@ -15,9 +15,10 @@ from syncd.core.limits import Limits
 from syncd.destinations.base import Destination, DestinationReader, Upload
 from syncd.destinations.local_upload import LocalUpload
 from syncd.destinations.mlflow_reader import MlflowReader
-from syncd.destinations.mlflow_rest import BasicAuth, BearerAuth, MlflowRest, TokenProvider
+from syncd.destinations.mlflow_rest import MlflowRest
 from syncd.destinations.mlflow_server import MlflowServer
-from syncd.destinations.mlflow_stream import Deadlines
+from syncd.rest.client import BasicAuth, BearerAuth, TokenProvider
+from syncd.rest.streaming import Deadlines
 from syncd.sources.base import StoreSource
 from syncd.sources.file_store.discovery import tracking_databases_below
 from syncd.sources.file_store.source import FileStoreSource

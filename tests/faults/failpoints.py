@@ -42,7 +42,7 @@ STEPS = {
     "destination.create": "syncd.destinations.mlflow_server:MlflowServer.create",
     "destination.upload": "syncd.destinations.mlflow_server:MlflowServer.upload",
     "artifact.pieces": "syncd.destinations.local_upload:LocalUpload.pieces",
-    "rest.answer head": "syncd.destinations.mlflow_rest:MlflowRest._sent",
+    "rest.answer head": "syncd.rest.client:RestClient._sent",
 }
 # Only on a store that appends.
 APPENDING_STEPS = {"journal.mark_attempted": "syncd.journal.journal:Journal.mark_attempted"}

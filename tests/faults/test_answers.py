@@ -228,10 +228,10 @@ async def test_a_server_that_comes_late_gets_everything(case: Case) -> None:
 async def test_silence_is_not_waited_for_for_ever(
     case: Case, proxy: FaultProxy, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from syncd.destinations import mlflow_stream
+    from syncd.rest import streaming
     from syncd.runtime import assembly
 
-    short = mlflow_stream.Deadlines(connect_s=1, stall_s=0.7, total_s=1.0)
+    short = streaming.Deadlines(connect_s=1, stall_s=0.7, total_s=1.0)
     monkeypatch.setattr(assembly, "Deadlines", lambda **_: short)
     proxy.add(Rule(fault, path="log-batch|runs/create|mlflow-artifacts", times=4, drip_s=0.1))  # type: ignore[arg-type]
     await complete(case, proxy)

@@ -20,7 +20,7 @@ from syncd.core.source_tags import SOURCE_RUN_ID
 from syncd.destinations.base import RemoteSubject
 from syncd.destinations.local_upload import LocalUpload
 from syncd.destinations.mlflow_reader import MlflowReader
-from syncd.destinations.mlflow_rest import BasicAuth, BearerAuth, Deadlines, MlflowRest
+from syncd.destinations.mlflow_rest import MlflowRest
 from syncd.destinations.mlflow_server import MlflowServer
 from syncd.destinations.uploads import BytesUpload
 from syncd.errors import (
@@ -33,6 +33,7 @@ from syncd.errors import (
     SubjectGone,
     Transient,
 )
+from syncd.rest.client import BasicAuth, BearerAuth, Deadlines
 from tests.standins.fault_proxy import FaultProxy, Rule
 from tests.standins.null_server import NullMlflow
 

@@ -9,9 +9,10 @@ import pytest
 
 from syncd.destinations.base import RemoteSubject
 from syncd.destinations.local_upload import LocalUpload
-from syncd.destinations.mlflow_rest import BasicAuth, MlflowRest
+from syncd.destinations.mlflow_rest import MlflowRest
 from syncd.destinations.mlflow_server import MlflowServer
 from syncd.errors import ArtifactChanged, Transient
+from syncd.rest.client import BasicAuth
 from tests.standins.null_server import NullMlflow
 from tests.standins.presigned_storage import PresignedStorage
 

@@ -5,15 +5,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 
-from syncd.destinations.base import Upload
 from syncd.errors import ArtifactChanged
 
 Throttle = Callable[[int], Awaitable[None]]
 """Waits until that many bytes may be sent."""
+
+
+class Upload(Protocol):
+    """An artifact opened for sending: its bytes in pieces, and its identity before and after.
+
+    ``pieces`` raises ArtifactChanged when the file is not the one that was opened, at the latest after the last
+    piece and before the caller could finish its request, so that a body of changed bytes is never completed.
+    """
+
+    path: str
+    size_bytes: int
+
+    def pieces(self, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        """Yield the bytes from ``start`` in pieces of at most 1 MiB."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

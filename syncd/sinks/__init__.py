@@ -1,0 +1,1 @@
+"""Event sinks: one adapter per service, each behind `base.EventSink`."""
