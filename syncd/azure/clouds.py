@@ -1,0 +1,63 @@
+"""Azure's clouds: where one signs in, where Azure Resource Manager is, whom a token is for. Values, no I/O.
+
+Sources: azure-identity 1.27 ``AzureAuthorityHosts`` and azureml-mlflow 1.62.0.post6 ``_common/_cloud/cloud.py`` (read
+2026-11).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cloud:
+    """One cloud under the name that ``az cloud list`` and ``AZUREML_CURRENT_CLOUD`` give it.
+
+    ``authority_host`` and ``resource_manager`` are https URLs without a trailing slash. ``workspace_hosts`` and
+    ``storage_hosts`` are what the names of a region's workspace service and of blob storage end with.
+    """
+
+    name: str
+    authority_host: str
+    resource_manager: str
+    workspace_hosts: str
+    storage_hosts: str
+
+    @property
+    def scope(self) -> str:
+        """What a token is asked for that opens Azure Resource Manager and a workspace's MLflow endpoint alike.
+
+        azureml-mlflow sends the workspace a token for Azure Resource Manager (``_get_default_scope``).
+        """
+        return f"{self.resource_manager}/.default"
+
+
+PUBLIC: Final = Cloud(
+    name="AzureCloud",
+    authority_host="https://login.microsoftonline.com",
+    resource_manager="https://management.azure.com",
+    workspace_hosts=".api.azureml.ms",
+    storage_hosts=".core.windows.net",
+)
+US_GOVERNMENT: Final = Cloud(
+    name="AzureUSGovernment",
+    authority_host="https://login.microsoftonline.us",
+    resource_manager="https://management.usgovcloudapi.net",
+    workspace_hosts=".api.ml.azure.us",
+    storage_hosts=".core.usgovcloudapi.net",
+)
+CHINA: Final = Cloud(
+    name="AzureChinaCloud",
+    authority_host="https://login.chinacloudapi.cn",
+    resource_manager="https://management.chinacloudapi.cn",
+    workspace_hosts=".api.ml.azure.cn",
+    storage_hosts=".core.chinacloudapi.cn",
+)
+CLOUDS: Final = {cloud.name: cloud for cloud in (PUBLIC, US_GOVERNMENT, CHINA)}
+
+
+def cloud_of_host(host: str) -> Cloud | None:
+    """Return the cloud that a workspace's host ("westeurope.api.azureml.ms") belongs to, None for any other host."""
+    name = host.partition(":")[0].lower()
+    return next((cloud for cloud in CLOUDS.values() if name.endswith(cloud.workspace_hosts)), None)
