@@ -1,5 +1,6 @@
 # demo   the whole loop on this machine
 # test   everything: check, then all tests
+#        (installs mosquitto, chromium and node where they are missing and you are root: scripts/system-packages)
 # check  linter, format, types, import contracts
 # soak   minutes of random faults under load
 # bench  the benchmarks
@@ -20,6 +21,7 @@ demo: $(INSTALLED)
 # With STATUS_FILE set (see .ci/run) the result of pytest goes there instead of to make, whose own complaint would
 # otherwise be printed below pytest's closing line.
 test: check
+	@scripts/system-packages
 ifdef STATUS_FILE
 	@$(BIN)/pytest $(PYTEST_ARGS); echo $$? > '$(STATUS_FILE)'
 else

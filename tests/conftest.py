@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.standins.azurite import RunningAzurite
 from tests.standins.mlflow_server import RunningMlflow
+from tests.standins.mosquitto import RunningMosquitto
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +22,17 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningM
 def mlflow_url(mlflow_server: RunningMlflow) -> str:
     """The URL of ``mlflow_server``."""
     return mlflow_server.url
+
+
+@pytest.fixture(scope="session")
+def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMosquitto]:
+    """A broker that is open to all, one for the whole session: who stops or kills one starts one of their own."""
+    with RunningMosquitto(tmp_path_factory.mktemp("mosquitto")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAzurite]:
+    """A blob service in memory, one for the whole session: containers have names of their own."""
+    with RunningAzurite(tmp_path_factory.mktemp("azurite")) as running:
+        yield running

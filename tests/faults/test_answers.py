@@ -16,7 +16,8 @@ import pytest
 from tests.faults.conftest import Case
 from tests.faults.pipelines import deliver
 from tests.standins.fault_proxy import FaultProxy, Rule, random_mix
-from tests.standins.mlflow_server import RunningMlflow, free_port
+from tests.standins.mlflow_server import RunningMlflow
+from tests.standins.ports import free_port
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import pytest
 from tests.faults.conftest import Case
 from tests.faults.processes import daemon, wait_for, waiting, write_config
 from tests.faults.test_answers import with_many_runs
-from tests.standins.mlflow_server import RunningMlflow, free_port
+from tests.standins.mlflow_server import RunningMlflow
+from tests.standins.ports import free_port
 
 
 def journaled(case: Case) -> bool:

@@ -10,18 +10,13 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Literal
 
-from tests.standins.startable import Startable, end_group
+from tests.standins.server_process import ServerProcess
 
-START_TIMEOUT_S = 90.0
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -31,8 +26,10 @@ QUIET = {
 }
 
 
-class RunningMlflow(Startable):
-    """Starts on entering, stops on leaving; ``restart`` keeps port and data."""
+class RunningMlflow(ServerProcess):
+    """Starts on entering, stops on leaving; started again, it has the same port and data."""
+
+    environment = QUIET
 
     def __init__(
         self,
@@ -43,67 +40,21 @@ class RunningMlflow(Startable):
         serve_artifacts: bool = True,
         port: int = 0,
     ) -> None:
-        self.folder = folder
+        super().__init__(folder, port=port)
         self._python = python or os.environ.get("SYNCD_TEST_MLFLOW_PYTHON", sys.executable)
         self._backend = backend
         self._serve_artifacts = serve_artifacts
-        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.log = folder / "server.log"
-        self._process: subprocess.Popen[bytes] | None = None
 
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    def start(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def command(self) -> list[str]:
         store = self.folder / "backend"
         uri = f"sqlite:///{store}.db" if self._backend == "sqlite" else str(store)
         artifacts = ["--artifacts-destination", str(self.folder / "artifacts")]
         if not self._serve_artifacts:
             artifacts = ["--no-serve-artifacts", "--default-artifact-root", str(self.folder / "artifacts")]
-        command = [self._python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*command, "--workers", "1", "--backend-store-uri", uri, *artifacts],
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                env={**os.environ, **QUIET},
-                start_new_session=True,
-            )
-        try:
-            self._wait_until_healthy()
-        except BaseException:
-            self.stop()
-            raise
+        server = [self._python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        return [*server, "--workers", "1", "--backend-store-uri", uri, *artifacts]
 
-    def _wait_until_healthy(self) -> None:
-        assert self._process is not None
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                break
-            try:
-                with urllib.request.urlopen(f"{self.url}/health", timeout=2) as answer:
-                    if answer.status == 200:
-                        return
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.1)
-        raise RuntimeError(f"mlflow server did not start:\n{self.log.read_text(errors='replace')[-4000:]}")
-
-    def stop(self) -> None:
-        """End the server and its workers: its own process group, never by name."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        end_group(process)
-
-
-def free_port() -> int:
-    """Return a port that was free just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    def answers(self) -> bool:
+        with urllib.request.urlopen(f"{self.url}/health", timeout=2) as answer:
+            return bool(answer.status == 200)

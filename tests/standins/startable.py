@@ -33,9 +33,9 @@ class Startable(ABC):
         self.stop()
 
 
-def end_group(process: subprocess.Popen[Any]) -> None:
-    """End a process and its workers: its own process group, never by name."""
-    for sign in (signal.SIGTERM, signal.SIGKILL):
+def end_group(process: subprocess.Popen[Any], *, at_once: bool = False) -> None:
+    """End a process and its workers, its own process group, never by name: politely first unless ``at_once``."""
+    for sign in (signal.SIGKILL,) if at_once else (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, sign)
         except ProcessLookupError:
