@@ -14,13 +14,15 @@ from typing import Final
 class Cloud:
     """One cloud under the name that ``az cloud list`` and ``AZUREML_CURRENT_CLOUD`` give it.
 
-    ``authority_host`` and ``resource_manager`` are https URLs without a trailing slash. ``workspace_hosts`` and
-    ``storage_hosts`` are what the names of a region's workspace service and of blob storage end with.
+    ``authority_host`` and ``resource_manager`` are https URLs without a trailing slash; they may be another way to the
+    same cloud (a private link, a gateway). ``audience`` is whom Azure Resource Manager's tokens are for.
+    ``workspace_hosts`` and ``storage_hosts`` are how the names of workspace services and of storage end.
     """
 
     name: str
     authority_host: str
     resource_manager: str
+    audience: str
     workspace_hosts: str
     storage_hosts: str
 
@@ -30,13 +32,14 @@ class Cloud:
 
         azureml-mlflow sends the workspace a token for Azure Resource Manager (``_get_default_scope``).
         """
-        return f"{self.resource_manager}/.default"
+        return f"{self.audience}/.default"
 
 
 PUBLIC: Final = Cloud(
     name="AzureCloud",
     authority_host="https://login.microsoftonline.com",
     resource_manager="https://management.azure.com",
+    audience="https://management.azure.com",
     workspace_hosts=".api.azureml.ms",
     storage_hosts=".core.windows.net",
 )
@@ -44,6 +47,7 @@ US_GOVERNMENT: Final = Cloud(
     name="AzureUSGovernment",
     authority_host="https://login.microsoftonline.us",
     resource_manager="https://management.usgovcloudapi.net",
+    audience="https://management.usgovcloudapi.net",
     workspace_hosts=".api.ml.azure.us",
     storage_hosts=".core.usgovcloudapi.net",
 )
@@ -51,6 +55,7 @@ CHINA: Final = Cloud(
     name="AzureChinaCloud",
     authority_host="https://login.chinacloudapi.cn",
     resource_manager="https://management.chinacloudapi.cn",
+    audience="https://management.chinacloudapi.cn",
     workspace_hosts=".api.ml.azure.cn",
     storage_hosts=".core.chinacloudapi.cn",
 )

@@ -58,12 +58,14 @@ def names_of_arguments(arguments: Sequence[str]) -> tuple[str, ...]:
 def destination_of_argument(
     uri: str, *, name: str = "destination", environment: Mapping[str, str] = os.environ
 ) -> DestinationSettings:
-    """Return the destination of ``--to`` or ``--against``, with credentials in the URI or of MLFLOW_TRACKING_*.
+    """Return the destination of ``--to`` or ``--against``, with its credentials.
+
+    These are in the URI or in MLFLOW_TRACKING_*; for a workspace, those of ``sign_in_of_environment``.
 
     Raises:
         ConfigError: it is not the URI of a tracking server that this version reaches.
     """
-    document = Document(Path("command line"), KeyLines(""), {})
+    document = Document(Path("command line"), KeyLines(""), environment)
     settings = read_destination(Table(document, (), {"name": name, "uri": uri.replace("${", "$${")}))
     if document.problems or settings is None:
         problem = document.problems[0]

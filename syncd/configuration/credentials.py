@@ -39,8 +39,8 @@ def is_loopback(host: str) -> bool:
 
 
 def has_credentials(settings: DestinationSettings) -> bool:
-    """Say whether the destination has credentials of its own."""
-    return settings.token is not None or settings.username is not None
+    """Say whether the destination has credentials of its own, as a workspace always has."""
+    return settings.token is not None or settings.username is not None or settings.workspace is not None
 
 
 def with_environment_credentials(

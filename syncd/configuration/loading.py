@@ -18,8 +18,8 @@ from syncd.configuration.model import (
     LogFormat,
     LogLevel,
 )
-from syncd.configuration.reading import Document, InvalidConfiguration, Problem, Table
-from syncd.configuration.tables import read_destination, read_source, warn_of_written_secret
+from syncd.configuration.reading import Document, InvalidConfiguration, Problem, Table, warn_of_written_secret
+from syncd.configuration.tables import read_destination, read_source
 from syncd.errors import ConfigError
 
 DEFAULT_FILES = (Path("syncd.toml"), Path("/etc/syncd/syncd.toml"))

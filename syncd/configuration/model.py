@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from syncd.azure.address import WorkspaceAddress
+from syncd.azure.clouds import Cloud
+from syncd.azure.sign_in import SignIn
 from syncd.configuration.secret import Secret
 from syncd.core.filters import Filter
 from syncd.core.limits import Limits
@@ -80,8 +83,31 @@ SourceSettings = MlrunsSettings | MlflowDbSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DatastoreRule:
+    """Which artifacts go to a datastore: of these globs (empty: any) that are larger than so much (None: any)."""
+
+    name: str
+    artifacts: tuple[str, ...] = ()
+    larger_than_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkspaceSettings:
+    """What an Azure Machine Learning workspace needs beyond a tracking server.
+
+    ``address`` has no host where the workspace was named by subscription, group and name: Azure tells it. Of
+    ``datastores`` the first rule that fits an artifact holds.
+    """
+
+    address: WorkspaceAddress
+    cloud: Cloud
+    sign_in: SignIn
+    datastores: tuple[DatastoreRule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationSettings:
-    """One tracking server and how it is spoken to.
+    """One tracking server and how it is spoken to; ``workspace`` is not None where that is Azure Machine Learning's.
 
     Either ``username`` with ``password``, or ``token``, or none of them. ``limit_overrides`` replace single fields
     of the ``Limits`` that the destination has by its kind. ``bwlimit_bytes_s`` None sets no bound.
@@ -104,6 +130,7 @@ class DestinationSettings:
     total_timeout_s: float = 180.0
     limit_overrides: Mapping[str, int | None] = field(default_factory=dict)
     filter: Filter = field(default_factory=Filter)
+    workspace: WorkspaceSettings | None = None
 
     def limits(self, of_kind: Limits) -> Limits:
         """Return the limits to keep to, given those ``of_kind`` (the destination's defaults)."""

@@ -299,6 +299,13 @@ class Table:
         return secret
 
 
+def warn_of_written_secret(table: Table, key: str, secret: Secret | None) -> None:
+    """Warn if the secret is written out in the file."""
+    if secret is not None and secret.origin == "written out":
+        message = 'this secret is written out; { env = "NAME" } or { file = "PATH" } keeps it out of the file'
+        table.document.warn((*table.place, key), message)
+
+
 def refers_to_environment(text: str) -> bool:
     """Say whether the text holds a ``${NAME}``."""
     return any(match.group(2) is not None for match in _REFERENCE.finditer(text))

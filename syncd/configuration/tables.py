@@ -24,15 +24,16 @@ from syncd.configuration.model import (
     SourceSettings,
     StoreOptions,
 )
-from syncd.configuration.reading import Table, refers_to_environment, suggestion
+from syncd.configuration.reading import Table, refers_to_environment, suggestion, warn_of_written_secret
 from syncd.configuration.secret import Secret, SecretOrigin
+from syncd.configuration.workspace import names_workspace, read_workspace, refuse_workspace_keys
 from syncd.core.filters import Filter
 from syncd.core.limits import Limits
 
 SOURCE_KINDS = (MlrunsSettings.kind, MlflowDbSettings.kind)
 SOURCE_KINDS_NOT_YET = ("databricks", "service-bus", "mqtt", "webhook")
-DESTINATION_SCHEMES = ("http", "https")
-DESTINATION_SCHEMES_NOT_YET = ("azureml", "databricks")
+DESTINATION_SCHEMES = ("http", "https", "azureml")
+DESTINATION_SCHEMES_NOT_YET = ("databricks",)
 UNLIMITED = "unlimited"
 _MAY_BE_UNLIMITED = frozenset(field.name for field in dataclasses.fields(Limits) if field.default is None)
 _SQLITE_SCHEMES = ("sqlite", "sqlite+pysqlite")
@@ -48,11 +49,17 @@ class _StoreKeys(TypedDict):
     watch: bool
 
 
-def warn_of_written_secret(table: Table, key: str, secret: Secret | None) -> None:
-    """Warn if the secret is written out in the file."""
-    if secret is not None and secret.origin == "written out":
-        message = 'this secret is written out; { env = "NAME" } or { file = "PATH" } keeps it out of the file'
-        table.document.warn((*table.place, key), message)
+class _DestinationKeys(TypedDict):
+    name: str
+    ca_file: Path | None
+    max_concurrency: int
+    bwlimit_bytes_s: int | None
+    duplicates: Duplicates
+    connect_timeout_s: float
+    read_timeout_s: float
+    total_timeout_s: float
+    limit_overrides: dict[str, int | None]
+    filter: Filter
 
 
 def read_source(table: Table) -> SourceSettings | None:
@@ -76,12 +83,14 @@ def read_source(table: Table) -> SourceSettings | None:
 
 def read_destination(table: Table) -> DestinationSettings | None:
     """Return the settings of a destination, None if its scheme is not one of this version's (a problem is noted)."""
+    if names_workspace(table):
+        return _read_workspace_destination(table)
     written = table.text("uri")
     scheme = written.partition(":")[0].lower()
     if scheme in DESTINATION_SCHEMES_NOT_YET:
         table.refuse("uri", f"{scheme} destinations are not in this version yet", _these_are(DESTINATION_SCHEMES))
         return None
-    default = DestinationSettings(name="", uri="")
+    refuse_workspace_keys(table)
     uri, username, password = _read_uri(table, written)
     if table.has("username"):
         username = table.text("username")
@@ -91,26 +100,42 @@ def read_destination(table: Table) -> DestinationSettings | None:
     token = table.secret("token")
     warn_of_written_secret(table, "token", token)
     settings = DestinationSettings(
-        name=table.name(),
-        uri=uri,
-        username=username,
-        password=password,
-        token=token,
-        ca_file=table.path("ca_file") if table.has("ca_file") else None,
-        max_concurrency=table.integer("max_concurrency", default.max_concurrency, minimum=1),
-        bwlimit_bytes_s=table.size_bytes("bwlimit", 0) if table.has("bwlimit") else None,
-        duplicates=table.choice("duplicates", get_args(Duplicates), default.duplicates),
-        connect_timeout_s=table.seconds("connect_timeout_s", default.connect_timeout_s),
-        read_timeout_s=table.seconds("read_timeout_s", default.read_timeout_s),
-        total_timeout_s=table.seconds("total_timeout_s", default.total_timeout_s),
-        limit_overrides=_read_limits(table.table("limits")),
-        filter=_read_filter(table.table("filters")),
+        uri=uri, username=username, password=password, token=token, **_read_destination_keys(table)
     )
     _check_credentials(table, settings)
-    if settings.ca_file is not None and not settings.ca_file.is_file():
-        table.refuse("ca_file", f"there is no such file: {settings.ca_file}")
     table.refuse_unknown_keys(of="a destination")
     return settings
+
+
+def _read_workspace_destination(table: Table) -> DestinationSettings | None:
+    for key in ("username", "password"):
+        if table.has(key):
+            table.refuse(key, "a workspace is signed in to with a token", 'see "credential"')
+    workspace = read_workspace(table)
+    keys = _read_destination_keys(table)
+    table.refuse_unknown_keys(of="a workspace")
+    return (
+        DestinationSettings(uri=workspace.address.uri, workspace=workspace, **keys) if workspace is not None else None
+    )
+
+
+def _read_destination_keys(table: Table) -> _DestinationKeys:
+    default = DestinationSettings(name="", uri="")
+    ca_file = table.path("ca_file") if table.has("ca_file") else None
+    if ca_file is not None and not ca_file.is_file():
+        table.refuse("ca_file", f"there is no such file: {ca_file}")
+    return {
+        "name": table.name(),
+        "ca_file": ca_file,
+        "max_concurrency": table.integer("max_concurrency", default.max_concurrency, minimum=1),
+        "bwlimit_bytes_s": table.size_bytes("bwlimit", 0) if table.has("bwlimit") else None,
+        "duplicates": table.choice("duplicates", get_args(Duplicates), default.duplicates),
+        "connect_timeout_s": table.seconds("connect_timeout_s", default.connect_timeout_s),
+        "read_timeout_s": table.seconds("read_timeout_s", default.read_timeout_s),
+        "total_timeout_s": table.seconds("total_timeout_s", default.total_timeout_s),
+        "limit_overrides": _read_limits(table.table("limits")),
+        "filter": _read_filter(table.table("filters")),
+    }
 
 
 def sqlite_path(uri: str) -> str:
@@ -168,7 +193,7 @@ def _read_uri(table: Table, written: str) -> tuple[str, str | None, Secret | Non
         origin: SecretOrigin = "environment" if refers_to_environment(raw) else "written out"
         uri, username, password = split_userinfo(written, origin=origin)
         parts = urlsplit(uri)
-        usable = parts.scheme in DESTINATION_SCHEMES and bool(parts.hostname) and parts.port != 0
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port that is no number, an IPv6 address without its bracket
         usable = False
     if not usable:

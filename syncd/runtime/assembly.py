@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from syncd.configuration.model import DestinationSettings, MlrunsSettings, SourceSettings
+from syncd.azure.credentials import Credentials
+from syncd.configuration.model import DestinationSettings, MlrunsSettings, SourceSettings, WorkspaceSettings
 from syncd.configuration.secret import Secret
 from syncd.core.facts import ArtifactSeen
 from syncd.core.limits import Limits
@@ -17,6 +18,7 @@ from syncd.destinations.local_upload import LocalUpload
 from syncd.destinations.mlflow_reader import MlflowReader
 from syncd.destinations.mlflow_rest import MlflowRest
 from syncd.destinations.mlflow_server import MlflowServer
+from syncd.errors import ConfigError
 from syncd.rest.client import BasicAuth, BearerAuth, TokenProvider
 from syncd.rest.streaming import Deadlines
 from syncd.sources.base import StoreSource
@@ -101,6 +103,15 @@ def _token_provider(secret: Secret) -> TokenProvider:
     return provide
 
 
+def open_credentials(workspace: WorkspaceSettings, ca_file: Path | None) -> Credentials:
+    """Return what signs in to that workspace's cloud; nothing is asked for yet."""
+    return Credentials(
+        workspace.sign_in,
+        authority_host=workspace.cloud.authority_host,
+        ca_file=str(ca_file) if ca_file else None,
+    )
+
+
 def open_destination(settings: DestinationSettings) -> Destination:
     """Return the destination that the settings name; nothing is sent yet."""
     return open_doors(settings)[0]
@@ -108,6 +119,10 @@ def open_destination(settings: DestinationSettings) -> Destination:
 
 def open_doors(settings: DestinationSettings) -> tuple[Destination, DestinationReader]:
     """Return both doors of a destination, on one client; closing the first closes it."""
+    if settings.workspace is not None:
+        raise ConfigError(
+            "workspaces are not in this version yet", doing="opening the destination", target=settings.name
+        )
     rest = open_rest(settings)
     return MlflowServer(rest, duplicates=settings.duplicates), MlflowReader(rest, duplicates=settings.duplicates)
 

@@ -359,7 +359,7 @@ def test_a_mistake_in_a_source_is_named(table: str, line: int, key: str, message
     [
         ("uri = 'https://h'", 5, "", 'the key "name" of a destination is missing'),
         ("name = 'w'", 5, "", 'the key "uri" of a destination is missing'),
-        ("name = 'w'\nuri = 'azureml://h/x'", 7, "uri", "azureml destinations are not in this version yet"),
+        ("name = 'w'\nuri = 'azureml://h/x'", 7, "uri", "expected /subscriptions/…/resourceGroups/"),
         ("name = 'w'\nuri = 'databricks'", 7, "uri", "databricks destinations are not in this version yet"),
         ("name = 'w'\nuri = 'file:///mlruns'", 7, "uri", "expected the URI of a tracking server"),
         ("name = 'w'\nuri = 'https://h:port'", 7, "uri", "expected the URI of a tracking server"),
@@ -510,8 +510,8 @@ def test_the_destination_of_the_command_line() -> None:
     assert plain.reveal() == "${HOME}"
     token = destination_of_argument("https://h", environment={"MLFLOW_TRACKING_TOKEN": "t"}).token
     assert token == Secret("t", origin="environment")
-    with pytest.raises(ConfigError, match="azureml destinations are not in this version yet"):
-        destination_of_argument("azureml://h", environment={})
+    with pytest.raises(ConfigError, match="databricks destinations are not in this version yet"):
+        destination_of_argument("databricks", environment={})
     with pytest.raises(ConfigError) as caught:
         destination_of_argument("ftp://u:pw@h", environment={})
     assert "pw" not in str(caught.value)
