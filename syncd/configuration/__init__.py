@@ -1,14 +1,24 @@
 """The configuration: values (``model``), read from a file (``loading``) or from the command line (``arguments``)."""
 
 from syncd.configuration.arguments import destination_of_argument, names_of_arguments, source_of_argument
+from syncd.configuration.broker_settings import (
+    MqttBroker,
+    MqttSinkSettings,
+    MqttSourceSettings,
+    ServiceBusEntity,
+    ServiceBusSinkSettings,
+    ServiceBusSourceSettings,
+)
 from syncd.configuration.loading import find_file, load, load_daemon, parse
 from syncd.configuration.model import (
     Configuration,
     DaemonSettings,
     DestinationSettings,
     HttpSettings,
+    MessageSourceSettings,
     MlflowDbSettings,
     MlrunsSettings,
+    SinkSettings,
     SourceSettings,
 )
 from syncd.configuration.reading import InvalidConfiguration, Problem
@@ -20,10 +30,18 @@ __all__ = [
     "DestinationSettings",
     "HttpSettings",
     "InvalidConfiguration",
+    "MessageSourceSettings",
     "MlflowDbSettings",
     "MlrunsSettings",
+    "MqttBroker",
+    "MqttSinkSettings",
+    "MqttSourceSettings",
     "Problem",
     "Secret",
+    "ServiceBusEntity",
+    "ServiceBusSinkSettings",
+    "ServiceBusSourceSettings",
+    "SinkSettings",
     "SourceSettings",
     "destination_of_argument",
     "find_file",

@@ -17,13 +17,15 @@ from syncd.configuration.model import (
     HttpSettings,
     LogFormat,
     LogLevel,
+    MessageSourceSettings,
+    SourceSettings,
 )
 from syncd.configuration.reading import Document, InvalidConfiguration, Problem, Table, warn_of_written_secret
-from syncd.configuration.tables import read_destination, read_source
+from syncd.configuration.tables import read_destination, read_sink, read_source
 from syncd.errors import ConfigError
 
 DEFAULT_FILES = (Path("syncd.toml"), Path("/etc/syncd/syncd.toml"))
-_NOT_YET_TABLES = ("sinks", "rules")
+_NOT_YET_TABLES = ("rules",)
 _AT_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
@@ -68,7 +70,7 @@ def load_daemon(file: Path, *, environment: Mapping[str, str] = os.environ) -> D
     """
     root = _root_of(_text_of(file), file, environment)
     settings = _read_daemon(root.table("daemon"))
-    for key in ("sources", "destinations", "http", *_NOT_YET_TABLES):
+    for key in ("sources", "destinations", "sinks", "http", *_NOT_YET_TABLES):
         root.has(key)
     root.refuse_unknown_keys(of="the file")  # a [deamon] would have us look for the journal in the wrong place
     if root.document.problems:
@@ -120,12 +122,15 @@ def _read(root: Table) -> Configuration:
     source_tables, destination_tables = root.tables("sources"), root.tables("destinations")
     sources = [source for table in source_tables if (source := read_source(table)) is not None]
     destinations = [found for table in destination_tables if (found := read_destination(table)) is not None]
+    sink_tables = root.tables("sinks")
+    sinks = [sink for table in sink_tables if (sink := read_sink(table)) is not None]
     http = _read_http(root.table("http")) if root.has("http") else None
     for key in _NOT_YET_TABLES:
         _refuse_not_yet(root, key)
     root.refuse_unknown_keys(of="the file")
     _refuse_duplicates(source_tables)
     _refuse_duplicates(destination_tables)
+    _refuse_duplicates(sink_tables)
     for name in ("sources", "destinations"):
         if root.content.get(name, []) == []:
             document.refuse((), f"there is no [[{name}]]", "at least one source and one destination are needed")
@@ -134,8 +139,10 @@ def _read(root: Table) -> Configuration:
         document.warn(("destinations",), warning)
     return Configuration(
         daemon=daemon,
-        sources=tuple(sources),
+        sources=tuple(source for source in sources if isinstance(source, SourceSettings)),
         destinations=tuple(destinations),
+        message_sources=tuple(source for source in sources if isinstance(source, MessageSourceSettings)),
+        sinks=tuple(sinks),
         http=http,
         file=document.file,
         warnings=tuple(document.warnings),

@@ -18,6 +18,12 @@ from typing import Any, ClassVar, Literal
 from syncd.azure.address import WorkspaceAddress
 from syncd.azure.clouds import Cloud
 from syncd.azure.sign_in import SignIn
+from syncd.configuration.broker_settings import (
+    MqttSinkSettings,
+    MqttSourceSettings,
+    ServiceBusSinkSettings,
+    ServiceBusSourceSettings,
+)
 from syncd.configuration.secret import Secret
 from syncd.core.filters import Filter
 from syncd.core.limits import Limits
@@ -80,6 +86,8 @@ class MlflowDbSettings(StoreOptions):
 
 
 SourceSettings = MlrunsSettings | MlflowDbSettings
+MessageSourceSettings = ServiceBusSourceSettings | MqttSourceSettings
+SinkSettings = ServiceBusSinkSettings | MqttSinkSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,11 +158,16 @@ class HttpSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """One whole configuration. ``file`` is where it was read from; ``warnings`` are for ``syncd validate``."""
+    """One whole configuration. ``file`` is where it was read from; ``warnings`` are for ``syncd validate``.
+
+    ``sources`` are stores, ``message_sources`` what is told by messages; their names are unique together.
+    """
 
     daemon: DaemonSettings
     sources: tuple[SourceSettings, ...]
     destinations: tuple[DestinationSettings, ...]
+    message_sources: tuple[MessageSourceSettings, ...] = ()
+    sinks: tuple[SinkSettings, ...] = ()
     http: HttpSettings | None = None
     file: Path | None = None
     warnings: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Read one [[sources]] or [[destinations]] table.
+"""Read one [[sources]], [[destinations]] or [[sinks]] table.
 
 Rules
 -----
@@ -10,17 +10,32 @@ Rules
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypedDict, get_args
 from urllib.parse import unquote, urlsplit
 
+from syncd.configuration.broker_settings import (
+    MqttSinkSettings,
+    MqttSourceSettings,
+    ServiceBusSinkSettings,
+    ServiceBusSourceSettings,
+)
+from syncd.configuration.broker_tables import (
+    read_mqtt_sink,
+    read_mqtt_source,
+    read_service_bus_sink,
+    read_service_bus_source,
+)
 from syncd.configuration.credentials import is_loopback, split_userinfo
 from syncd.configuration.model import (
     DestinationSettings,
     Duplicates,
+    MessageSourceSettings,
     MlflowDbSettings,
     MlrunsSettings,
     OnDelete,
+    SinkSettings,
     SourceSettings,
     StoreOptions,
 )
@@ -30,8 +45,10 @@ from syncd.configuration.workspace import names_workspace, read_workspace, refus
 from syncd.core.filters import Filter
 from syncd.core.limits import Limits
 
-SOURCE_KINDS = (MlrunsSettings.kind, MlflowDbSettings.kind)
-SOURCE_KINDS_NOT_YET = ("databricks", "service-bus", "mqtt", "webhook")
+SOURCE_KINDS = (MlrunsSettings.kind, MlflowDbSettings.kind, ServiceBusSourceSettings.kind, MqttSourceSettings.kind)
+SOURCE_KINDS_NOT_YET = ("databricks", "webhook")
+SINK_KINDS = (ServiceBusSinkSettings.kind, MqttSinkSettings.kind)
+SINK_KINDS_NOT_YET = ("webhook", "event-grid")
 DESTINATION_SCHEMES = ("http", "https", "azureml")
 DESTINATION_SCHEMES_NOT_YET = ("databricks",)
 UNLIMITED = "unlimited"
@@ -62,23 +79,40 @@ class _DestinationKeys(TypedDict):
     filter: Filter
 
 
-def read_source(table: Table) -> SourceSettings | None:
+def read_source(table: Table) -> SourceSettings | MessageSourceSettings | None:
     """Return the settings of a source, None if its kind is not one of this version's (a problem is noted)."""
     kind = table.text("kind")
     if not table.has("kind"):
         for key in (*_StoreKeys.__annotations__, "path", "paths", "uri"):
             table.has(key)
         table.refuse_unknown_keys(of=f"a source (kinds: {', '.join(SOURCE_KINDS)})")
-    elif kind == MlrunsSettings.kind:
-        return _read_mlruns(table)
-    if kind == MlflowDbSettings.kind:
-        return _read_mlflow_db(table)
-    if kind in SOURCE_KINDS_NOT_YET:
-        table.refuse("kind", f"sources of kind {kind!r} are not in this version yet", _these_are(SOURCE_KINDS))
-    elif kind:
-        message = f"unknown kind of source {kind!r}, expected {' or '.join(SOURCE_KINDS)}"
-        table.refuse("kind", message, suggestion(kind, SOURCE_KINDS))
+    elif kind in _SOURCE_READERS:
+        return _SOURCE_READERS[kind](table)
+    else:
+        _refuse_kind(table, kind, "source", supported=SOURCE_KINDS, not_yet=SOURCE_KINDS_NOT_YET)
     return None
+
+
+def read_sink(table: Table) -> SinkSettings | None:
+    """Return the settings of a sink, None if its kind is not one of this version's (a problem is noted)."""
+    kind = table.text("kind")
+    if not table.has("kind"):
+        for key in table.content:
+            table.has(key)
+        table.refuse_unknown_keys(of=f"a sink (kinds: {', '.join(SINK_KINDS)})")
+    elif kind in _SINK_READERS:
+        return _SINK_READERS[kind](table)
+    else:
+        _refuse_kind(table, kind, "sink", supported=SINK_KINDS, not_yet=SINK_KINDS_NOT_YET)
+    return None
+
+
+def _refuse_kind(table: Table, kind: str, what: str, *, supported: tuple[str, ...], not_yet: tuple[str, ...]) -> None:
+    if kind in not_yet:
+        table.refuse("kind", f"{what}s of kind {kind!r} are not in this version yet", _these_are(supported))
+    elif kind:
+        message = f"unknown kind of {what} {kind!r}, expected {' or '.join(supported)}"
+        table.refuse("kind", message, suggestion(kind, supported))
 
 
 def read_destination(table: Table) -> DestinationSettings | None:
@@ -265,3 +299,15 @@ def _read_patterns(filters: Table, key: str) -> tuple[tuple[str, ...], tuple[str
 
 def _these_are(supported: tuple[str, ...]) -> str:
     return f"supported now: {', '.join(supported)}"
+
+
+_SOURCE_READERS: dict[str, Callable[[Table], SourceSettings | MessageSourceSettings]] = {
+    MlrunsSettings.kind: _read_mlruns,
+    MlflowDbSettings.kind: _read_mlflow_db,
+    ServiceBusSourceSettings.kind: read_service_bus_source,
+    MqttSourceSettings.kind: read_mqtt_source,
+}
+_SINK_READERS: dict[str, Callable[[Table], SinkSettings]] = {
+    ServiceBusSinkSettings.kind: read_service_bus_sink,
+    MqttSinkSettings.kind: read_mqtt_sink,
+}

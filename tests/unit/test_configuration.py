@@ -310,7 +310,7 @@ def test_mlflows_environment_variables_go_to_no_server_where_two_could_be_meant(
         ("[daemon]\nstate_dir = '${NO_SUCH}'", 9, "daemon.state_dir", "variable 'NO_SUCH' is not set", "$${"),
         ("[http]\nlisten = '8700'", 9, "http.listen", "expected HOST:PORT, found '8700'", "127.0.0.1:8700"),
         ("[http]\nlisten = '0.0.0.0:80'", 9, "http.listen", "not the loopback: a token is required", "token"),
-        ("[[sinks]]\nname = 'bus'", 8, "sinks[0]", "[[sinks]] are not in this version yet", ""),
+        ("[[sinks]]\nname = 'bus'", 8, "sinks[0]", 'the key "kind" of a sink', ""),
         ("[[rules]]\nname = 'r'", 8, "rules[0]", "[[rules]] are not in this version yet", ""),
     ],
 )
@@ -332,9 +332,7 @@ def test_a_mistake_at_the_top_is_named(text: str, line: int, key: str, message: 
         ("name = 'a b'\nkind = 'mlruns'\npath = '/x'", 2, "name", "expected a name of letters", "'a b'"),
         ("name = 'a'\nkind = 'mlrun'", 3, "kind", "unknown kind of source 'mlrun'", '"mlruns"'),
         ("name = 'a'\nkind = 'kafka'", 3, "kind", "expected mlruns or mlflow-db", ""),
-        ("name = 'a'\nkind = 'mqtt'\nhost = 'h'", 3, "kind", "'mqtt' are not in this version yet", "mlflow-db"),
-        ("name = 'a'\nkind = 'databricks'", 3, "kind", "not in this version yet", ""),
-        ("name = 'a'\nkind = 'service-bus'", 3, "kind", "not in this version yet", ""),
+        ("name = 'a'\nkind = 'databricks'\nhost = 'h'", 3, "kind", "'databricks' are not in this version", "mlflow-db"),
         ("name = 'a'\nkind = 'webhook'", 3, "kind", "not in this version yet", ""),
         ("name = 'a'\nkind = 'mlruns'\npaths = []", 4, "paths", "at least one text", ""),
         ("name = 'a'\nkind = 'mlruns'\npaths = ['/x',\n 3]", 5, "paths[1]", "a text, found a number", ""),
@@ -420,14 +418,14 @@ def test_what_is_no_table_is_named(text: str, message: str) -> None:
 
 
 def test_all_mistakes_are_reported_together_in_the_files_order() -> None:
-    text = "[[destinations]]\nname = 'w'\nuri = 3\n[daemon]\nflush = 1\n[[sources]]\nkind = 'mqtt'\n[sink]\n"
+    text = "[[destinations]]\nname = 'w'\nuri = 3\n[daemon]\nflush = 1\n[[sources]]\nkind = 'databricks'\n[sink]\n"
     with pytest.raises(InvalidConfiguration) as caught:
         read(text)
     assert str(caught.value).splitlines() == [
         f"{FILE}:3: destinations[0].uri: expected a text, found a number",
         f'{FILE}:5: daemon.flush: unknown key of [daemon] (did you mean "flush_interval_s"?)',
-        f"{FILE}:7: sources[0].kind: sources of kind 'mqtt' are not in this version yet "
-        "(supported now: mlruns, mlflow-db)",
+        f"{FILE}:7: sources[0].kind: sources of kind 'databricks' are not in this version yet "
+        "(supported now: mlruns, mlflow-db, service-bus, mqtt)",
         f'{FILE}:8: sink: unknown key of the file (did you mean "sinks"?)',
     ]
 

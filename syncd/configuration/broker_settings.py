@@ -1,0 +1,101 @@
+"""Settings of what speaks with a broker: sources of messages and sinks of events. Values, as in ``model``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from syncd.configuration.secret import Secret
+
+MqttProtocol = Literal["5", "3.1.1"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceBusEntity:
+    """A queue, a topic, or a topic's subscription of one namespace.
+
+    Either ``connection_string`` or ``fully_qualified_namespace`` (then azure-identity signs in); either ``queue`` or
+    ``topic``. ``subscription`` is "" where the topic is sent to.
+    """
+
+    connection_string: Secret | None = None
+    fully_qualified_namespace: str = ""
+    queue: str = ""
+    topic: str = ""
+    subscription: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MqttBroker:
+    """A broker and how to connect to it; ``client_id`` "" is made from the host's and the source's name.
+
+    The client's certificate and key are PEM files; both or none.
+    """
+
+    host: str
+    port: int = 1883
+    protocol: MqttProtocol = "5"
+    tls: bool = False
+    ca_file: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
+    username: str | None = None
+    password: Secret | None = None
+    client_id: str = ""
+    keepalive_s: int = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceBusSourceSettings:
+    """Messages of a queue or subscription; where it has sessions, at most ``max_sessions`` are read side by side."""
+
+    kind: ClassVar[str] = "service-bus"
+    name: str
+    entity: ServiceBusEntity
+    max_sessions: int = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MqttSourceSettings:
+    """Messages of topics; ``topics`` are filters, with wildcards, or shared (``$share/GROUP/FILTER``).
+
+    The broker keeps messages for this client for ``session_expiry_s`` while it is away (MQTT 5; in 3.1.1 the broker
+    decides).
+    """
+
+    kind: ClassVar[str] = "mqtt"
+    name: str
+    broker: MqttBroker
+    topics: tuple[str, ...]
+    session_expiry_s: float = 7 * 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkOptions:
+    """What all sinks have in common: which events they get; empty tuples mean all.
+
+    ``types`` are patterns of types without "dev.syncd." ("run.*"), ``experiments`` patterns of experiments' names.
+    """
+
+    kind: ClassVar[str] = ""
+    name: str
+    types: tuple[str, ...] = ()
+    experiments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceBusSinkSettings(SinkOptions):
+    """Events to a queue or topic."""
+
+    kind: ClassVar[str] = "service-bus"
+    entity: ServiceBusEntity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MqttSinkSettings(SinkOptions):
+    """Events to a topic; ``topic`` may hold ``{type}`` (without "dev.syncd.") and ``{run}`` ("-" for no run)."""
+
+    kind: ClassVar[str] = "mqtt"
+    broker: MqttBroker
+    topic: str = "syncd/events/{type}/{run}"
