@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from syncd.azure.arm import ArmRest
 from syncd.azure.credentials import Credentials
 from syncd.configuration.model import DestinationSettings, MlrunsSettings, SourceSettings, WorkspaceSettings
 from syncd.configuration.secret import Secret
@@ -83,11 +84,16 @@ def open_rest(settings: DestinationSettings) -> MlflowRest:
         settings.uri,
         auth=auth,
         ca_file=str(settings.ca_file) if settings.ca_file else None,
-        deadlines=Deadlines(
-            connect_s=settings.connect_timeout_s, stall_s=settings.read_timeout_s, total_s=settings.total_timeout_s
-        ),
+        deadlines=deadlines_of(settings),
         connections=settings.max_concurrency + 4,
         throttle=Bandwidth(settings.bwlimit_bytes_s).take if settings.bwlimit_bytes_s else None,
+    )
+
+
+def deadlines_of(settings: DestinationSettings) -> Deadlines:
+    """Return how long to wait for a destination."""
+    return Deadlines(
+        connect_s=settings.connect_timeout_s, stall_s=settings.read_timeout_s, total_s=settings.total_timeout_s
     )
 
 
@@ -109,6 +115,16 @@ def open_credentials(workspace: WorkspaceSettings, ca_file: Path | None) -> Cred
         workspace.sign_in,
         authority_host=workspace.cloud.authority_host,
         ca_file=str(ca_file) if ca_file else None,
+    )
+
+
+def open_arm(settings: DestinationSettings, workspace: WorkspaceSettings, credentials: Credentials) -> ArmRest:
+    """Return a REST client of the workspace's Azure Resource Manager, for ``ArmClient``."""
+    return ArmRest(
+        workspace.cloud.resource_manager,
+        auth=BearerAuth(credentials.provider(workspace.cloud.scope)),
+        ca_file=str(settings.ca_file) if settings.ca_file else None,
+        deadlines=deadlines_of(settings),
     )
 
 
