@@ -107,6 +107,29 @@ class Rejected(DestinationError):
         self.status = status
 
 
+class OverLimit(Rejected):
+    """More, or longer, than the destination takes.
+
+    ``limit_name`` is the field of ``syncd.core.limits.Limits`` that the server's ``limit`` is of, "" if it is of none.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        limit_name: str,
+        limit: int,
+        code: str = "",
+        status: int = 0,
+        doing: str = "",
+        target: str = "",
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, code=code, status=status, doing=doing, target=target, hint=hint)
+        self.limit_name = limit_name
+        self.limit = limit
+
+
 class SubjectGone(Rejected):
     """The run, model or experiment itself is deleted or missing on the destination; no item of it can be sent."""
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 class Limits:
     """Limits of one destination; the defaults are those of an MLflow server (mlflow/utils/validation.py, 3.15).
 
-    ``*_length`` counts characters, ``*_bytes`` bytes of the request body. ``tags_per_run``, ``params_per_run`` and
-    ``metric_names_per_run`` are None where the destination sets no bound.
+    ``*_length`` counts characters, ``*_bytes`` bytes of the request body, ``*_per_*`` things. None is no bound.
+    ``description_length`` is that of the tag ``mlflow.note.content`` of a run (None: as any tag's);
+    ``history_results`` how many points of a metric may be asked for at once.
     """
 
     batch_metrics: int = 1000
@@ -24,6 +25,12 @@ class Limits:
     tag_key_length: int = 250
     tag_value_length: int = 8000
     experiment_tag_value_length: int = 5000
+    history_results: int = 10_000
     tags_per_run: int | None = None
     params_per_run: int | None = None
     metric_names_per_run: int | None = None
+    metric_rows_per_name: int | None = None
+    inputs_per_run: int | None = None
+    description_length: int | None = None
+    run_name_length: int | None = None
+    experiment_name_length: int | None = None

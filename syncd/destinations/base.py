@@ -26,12 +26,17 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """What ``probe`` found: version text ("" when unknown), and what the server can do."""
+    """What ``probe`` found: version text ("" when unknown), and what the server can do.
+
+    ``replaces_artifacts`` is false where an artifact, once stored, stays as it is: other bytes under its name are
+    refused.
+    """
 
     version: str
     limits: Limits
     logged_models: bool
     proxied_artifacts: bool
+    replaces_artifacts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +135,10 @@ class Destination(Protocol):
         ...
 
     async def upload(self, subject: RemoteSubject, artifact: Upload) -> None:
-        """Store the artifact below the subject's artifact root, replacing what is there."""
+        """Store the artifact below the subject's artifact root, replacing what is there.
+
+        NameNotHeld where it cannot be kept under its name, or where other bytes are kept there and not replaced.
+        """
         ...
 
     async def discard(self, kind: str, remote_id: str) -> None:

@@ -36,7 +36,14 @@ def classify(
     method: str, status: int, headers: Mapping[str, str], body: bytes, *, doing: str, target: str
 ) -> DestinationError:
     """Return the error that an answer of that status (not 2xx) means."""
-    code, message = _server_words(body)
+    return classify_words(method, status, headers, _server_words(body), doing=doing, target=target)
+
+
+def classify_words(
+    method: str, status: int, headers: Mapping[str, str], said: tuple[str, str], *, doing: str, target: str
+) -> DestinationError:
+    """Return the error that an answer of that status (not 2xx) with that (error_code, message) means."""
+    code, message = said
     words = f"{status} {code}: {message}" if code else f"{status}: {message}" if message else f"HTTP {status}"
     about: dict[str, Any] = {"doing": doing, "target": target}
     if status in (429, 503):

@@ -35,11 +35,15 @@ _STATUS_PREFIX: Final = "LOGGED_MODEL_"
 
 
 class MlflowReader:
-    """Reads one server; ``duplicates`` as for ``MlflowServer``. The client is closed by ``close``."""
+    """Reads one server; ``duplicates`` as for ``MlflowServer``. The client is closed by ``close``.
 
-    def __init__(self, rest: MlflowRest, *, duplicates: Duplicates = "auto") -> None:
+    ``history_page`` is how many points of a metric are asked for at once.
+    """
+
+    def __init__(self, rest: MlflowRest, *, duplicates: Duplicates = "auto", history_page: int = HISTORY_PAGE) -> None:
         self._rest = rest
         self._duplicates = duplicates
+        self.history_page = history_page
         self._models = MlflowModels(rest)
         self._version: str | None = None
 
@@ -77,7 +81,7 @@ class MlflowReader:
 
     async def history(self, run_id: str, key: str) -> AsyncIterator[tuple[float, int, int]]:
         """Yield (value, timestamp_ms, step) of every point of that key, repeated ones repeatedly, in any order."""
-        query = {"run_id": run_id, "metric_key": key, "max_results": str(HISTORY_PAGE)}
+        query = {"run_id": run_id, "metric_key": key, "max_results": str(self.history_page)}
         while True:
             doing = f"reading metric {key!r} of run"
             path = f"{API}/metrics/get-history"
