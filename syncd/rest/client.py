@@ -243,10 +243,12 @@ class RestClient:
             body = await _read_bounded(response, doing, target)
             return Answer(response.status, response.headers, body)
 
-    async def download(self, url: str, *, doing: str, target: str) -> AsyncIterator[bytes]:
+    async def download(
+        self, url: str, *, headers: Mapping[str, str] | None = None, doing: str, target: str
+    ) -> AsyncIterator[bytes]:
         """Yield the bytes of a GET in pieces; each may be ``stall_s`` late."""
         loop = asyncio.get_running_loop()
-        request = _Outgoing("GET", url, None, {}, self.is_foreign(url), self.deadlines, doing, target)
+        request = _Outgoing("GET", url, None, headers or {}, self.is_foreign(url), self.deadlines, doing, target)
         async with self._opened(request) as (response, deadline):
             expected = response.content_length
             got = 0
@@ -360,7 +362,7 @@ def _translated(exc: Exception, request: _Outgoing) -> DestinationError:
     if isinstance(exc, TimeoutError):
         given = request.deadlines
         words = f"no answer in time ({given.stall_s:g} s of silence or {given.total_s:g} s in all)"
-    return (Transient if request.method == "GET" else OutcomeUnknown)(words, **about)
+    return (Transient if request.method in ("GET", "HEAD") else OutcomeUnknown)(words, **about)
 
 
 async def _read_bounded(response: aiohttp.ClientResponse, doing: str, target: str) -> bytes:

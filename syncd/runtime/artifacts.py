@@ -12,9 +12,9 @@ from syncd.core import source_tags
 from syncd.core.changes import Again, Change, Section, decode_artifact
 from syncd.core.facts import ArtifactSeen
 from syncd.destinations.base import RemoteSubject, Upload
-from syncd.destinations.uploads import RenamedUpload
 from syncd.errors import ArtifactChanged, ArtifactMissing, NameNotHeld, Rejected
 from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal, Subject
+from syncd.rest.uploads import RenamedUpload
 from syncd.runtime.channel import Channel
 from syncd.runtime.overflow import OverflowDocuments
 from syncd.runtime.settlement import Settlement

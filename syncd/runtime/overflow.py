@@ -16,9 +16,9 @@ import structlog
 from syncd.core import source_tags
 from syncd.core.requests import LogBatch
 from syncd.destinations.base import RemoteSubject
-from syncd.destinations.uploads import BytesUpload
 from syncd.errors import Rejected
 from syncd.journal.journal import Binding, Journal, Subject
+from syncd.rest.uploads import BytesUpload
 from syncd.runtime.channel import Channel
 
 log = structlog.get_logger(__name__)

@@ -40,8 +40,8 @@ from syncd.destinations.local_upload import LocalUpload
 from syncd.destinations.mlflow_reader import MlflowReader
 from syncd.destinations.mlflow_rest import MlflowRest
 from syncd.destinations.mlflow_server import MlflowServer
-from syncd.destinations.uploads import BytesUpload
 from syncd.errors import Rejected, SubjectGone, Transient
+from syncd.rest.uploads import BytesUpload
 from tests.standins.fake_destination import FakeDestination
 
 

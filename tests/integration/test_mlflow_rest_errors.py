@@ -22,7 +22,6 @@ from syncd.destinations.local_upload import LocalUpload
 from syncd.destinations.mlflow_reader import MlflowReader
 from syncd.destinations.mlflow_rest import MlflowRest
 from syncd.destinations.mlflow_server import MlflowServer
-from syncd.destinations.uploads import BytesUpload
 from syncd.errors import (
     ArtifactChanged,
     AuthFailed,
@@ -34,6 +33,7 @@ from syncd.errors import (
     Transient,
 )
 from syncd.rest.client import BasicAuth, BearerAuth, Deadlines
+from syncd.rest.uploads import BytesUpload
 from tests.standins.fault_proxy import FaultProxy, Rule
 from tests.standins.null_server import NullMlflow
 

@@ -28,7 +28,8 @@ class ArtifactApi:
         by_name = f"/history/v1.0{scope}/experiments/{{experiment}}/runs/{{run}}/artifacts"
         by_id = f"/history/v1.0{scope}/experimentids/{{experiment}}/runs/{{run}}/artifacts"
         local = f"/artifact/v2.0{scope}/artifacts/{{origin}}/{{container}}"
-        return [route for base in (by_name, by_id, local) for route in self._routes_below(base)]
+        made = [route for base in (by_name, by_id, local) for route in self._routes_below(base)]
+        return [*made, Route("history", "artifacts/write", "GET", f"{local}/write", self._write)]
 
     def _routes_below(self, base: str) -> list[Route]:
         return [
@@ -62,6 +63,9 @@ class ArtifactApi:
 
     async def _content(self, request: web.Request) -> web.StreamResponse:
         return web.json_response(self._artifacts.content(self._shelf(request), request.query.get("path", "")))
+
+    async def _write(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response(self._artifacts.writable(self._shelf(request), request.query.get("path", "")))
 
     async def _contents(self, request: web.Request) -> web.StreamResponse:
         return self._paged(request, self._artifacts.contents)

@@ -71,6 +71,13 @@ class Artifacts:
             raise Refused(404, "UserError", f"Artifact {shelf.origin}/{shelf.container}/{path} was not found.")
         return self._content(shelf, path, self._habits.content_permissions)
 
+    def writable(self, shelf: Shelf, path: str) -> Json:
+        """Return where a registered artifact may be written; refuses an unknown one, or all of them."""
+        if not self._habits.write_offered:
+            raise Refused(404, "UserError", "There is no such resource.")
+        self.content(shelf, path)
+        return self._content(shelf, path, UPLOAD_PERMISSIONS)
+
     def contents(self, shelf: Shelf, prefix: str, token: str) -> tuple[list[Json], str]:
         """Return a page of places of artifacts below a prefix, and the next page's token."""
         paths, following = page(self._paths(shelf, prefix), self._habits.artifacts_page, token)

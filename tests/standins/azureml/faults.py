@@ -38,7 +38,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Asked:
-    """One request as it was answered; ``status`` 0: no answer reached the client."""
+    """One request as it was answered; ``status`` 0: no answer reached the client. ``authorized``: it had a token."""
 
     at_s: float
     kind: str
@@ -47,6 +47,7 @@ class Asked:
     request_bytes: int
     status: int
     seconds: float
+    authorized: bool = False
 
 
 @dataclass

@@ -42,6 +42,9 @@ class Habits:
 
     system_tags_count: bool = True  # [A] tags "mlflow.…" count towards tags_per_run
     registered_again_conflicts: bool = True  # [I] a path in batch/metadata twice: errors "Resource Conflict"
+    write_offered: bool = (
+        True  # [A] artifacts/…/write tells a SAS to write over (in azureml-mlflow's REST client, unused)
+    )
     content_permissions: str = "r"  # [I] for run logs; [A] for the rest: rights of a SAS from contentinfo
     listed_before_uploaded: bool = True  # [A] the list names what was registered, uploaded or not
     artifacts_page: int = 500  # [A] names in one page of a listing

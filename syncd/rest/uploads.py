@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from syncd.destinations.base import Upload
+from syncd.rest.streaming import Upload
 
 
 class BytesUpload:
-    """Bytes that syncd itself writes, under an artifact path (see ``syncd.destinations.base.Upload``)."""
+    """Bytes that syncd itself writes, under an artifact path (see ``syncd.rest.streaming.Upload``)."""
 
     def __init__(self, path: str, content: bytes) -> None:
         self.path = path
