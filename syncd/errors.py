@@ -61,6 +61,17 @@ class SourceNotReady(SourceError):
     """The store is in the middle of something (half-created, hot journal, locked); try again later."""
 
 
+class MessageRefused(SyncdError):
+    """A message is not taken: it is dead-lettered with ``reason``, one word for machines, and the error's text.
+
+    ``TooLarge``, ``Malformed``, ``NotAllowed`` (its source may not say that), ``NotSupported`` (not in this version).
+    """
+
+    def __init__(self, message: str, *, reason: str = "Malformed", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+
+
 class DestinationError(SyncdError):
     """Base of what can go wrong at a destination."""
 

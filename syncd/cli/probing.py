@@ -11,9 +11,9 @@ async def probe_destination(settings: DestinationSettings) -> str:
     Raises:
         DestinationError: it does not answer, or refuses; nothing is tried again.
     """
-    from syncd.runtime.assembly import open_destination
+    from syncd.runtime.assembly import open_doors
 
-    destination = open_destination(settings)
+    destination, _ = await open_doors(settings)
     try:
         facts = await destination.probe()
     finally:

@@ -50,7 +50,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 async def _verify(sources: Sequence[SourceSettings], settings: DestinationSettings, *, quiet: bool) -> Report:
-    destination, reader = open_doors(settings)
+    destination, reader = await open_doors(settings)
     try:
         with tempfile.TemporaryDirectory(prefix="syncd-verify-") as folder, open_progress(quiet=quiet) as watch:
             path = Path(folder)

@@ -35,7 +35,7 @@ Credential = Literal[
 ]
 TENANT, CLIENT, SECRET = "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"
 CERTIFICATE, CERTIFICATE_PASSWORD = "AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_CLIENT_CERTIFICATE_PASSWORD"
-FEDERATED_FILE = "AZURE_FEDERATED_FILE_FILE"
+FEDERATED_FILE = "AZURE_FEDERATED_TOKEN_FILE"
 # Where azure-identity finds the endpoint of a managed identity outside virtual machines (App Service, Azure ML, Arc).
 _IDENTITY_ENDPOINTS: Final = ("IDENTITY_ENDPOINT", "MSI_ENDPOINT")
 _KEYS: Final[Mapping[Credential, tuple[str, ...]]] = {
@@ -78,7 +78,7 @@ def sign_in_of_environment(environment: Mapping[str, str]) -> SignIn:
     """Return what ``credential = "default"`` is: the first of these for which the environment has what it needs.
 
     A service principal (AZURE_TENANT_ID, AZURE_CLIENT_ID, and AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH), a
-    workload identity (AZURE_FEDERATED_FILE_FILE), a managed identity (of AZURE_CLIENT_ID if that is set), the Azure
+    workload identity (AZURE_FEDERATED_TOKEN_FILE), a managed identity (of AZURE_CLIENT_ID if that is set), the Azure
     CLI. This is the order of azure-identity's DefaultAzureCredential, without what needs a person or a desktop.
     """
     tenant_id, client_id = environment.get(TENANT, ""), environment.get(CLIENT, "")

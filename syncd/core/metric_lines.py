@@ -34,6 +34,7 @@ from dataclasses import dataclass
 
 SEGMENT_LINES = 1000  # MLflow takes at most 1000 points in one log-batch
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+SAFE_INTEGER = 10**15  # below it a whole number is the same in JSON and as a double
 SECONDS_BEFORE = 10**11  # as seconds that is the year 5138, as ms it is 1973
 _EXCERPT_CHARACTERS = 120
 
@@ -198,6 +199,18 @@ def _json_value(text: bytes) -> bytes:
         value = float(text)
     except ValueError:
         raise ValueError("the value is no number") from None
+    return wire_value(value)
+
+
+def wire_value(value: float) -> bytes:
+    """Return a number as it stands in wire form: what parses to the same float again.
+
+    Raises:
+        OverflowError: a whole number that no double can hold.
+    """
+    if isinstance(value, int) and -SAFE_INTEGER < value < SAFE_INTEGER:
+        return b"%d" % value
+    value = float(value)
     if math.isnan(value):
         return b'"NaN"'
     if math.isinf(value):

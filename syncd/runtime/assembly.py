@@ -128,13 +128,12 @@ def open_arm(settings: DestinationSettings, workspace: WorkspaceSettings, creden
     )
 
 
-def open_destination(settings: DestinationSettings) -> Destination:
-    """Return the destination that the settings name; nothing is sent yet."""
-    return open_doors(settings)[0]
+async def open_doors(settings: DestinationSettings) -> tuple[Destination, DestinationReader]:
+    """Return both doors of a destination; closing the first closes all connections.
 
-
-def open_doors(settings: DestinationSettings) -> tuple[Destination, DestinationReader]:
-    """Return both doors of a destination, on one client; closing the first closes it."""
+    Raises:
+        DestinationError: the workspace was named without its host, and Azure does not tell it.
+    """
     if settings.workspace is not None:
         raise ConfigError(
             "workspaces are not in this version yet", doing="opening the destination", target=settings.name

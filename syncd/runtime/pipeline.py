@@ -14,7 +14,7 @@ import structlog
 
 from syncd.configuration.model import DaemonSettings, DestinationSettings, SourceSettings
 from syncd.core.limits import Limits
-from syncd.destinations.base import ServerFacts
+from syncd.destinations.base import Destination, DestinationReader, ServerFacts
 from syncd.errors import DestinationError
 from syncd.journal.journal import DestinationRow, Journal
 from syncd.runtime.assembly import StoreOpening, limits_of, open_artifact, open_doors, store_openings
@@ -72,7 +72,7 @@ class Pipeline:
         self.couriers: dict[str, Courier] = {}
         self.uploaders: dict[int, Uploader] = {}
         self._ready = {row.id: asyncio.Event() for row in self._rows.values()}
-        self._doors = {name: open_doors(settings) for name, settings in self._settings.items()}
+        self._doors: dict[str, tuple[Destination, DestinationReader]] = {}
         for name, row in self._rows.items():
             self.couriers[name] = Courier(
                 name,
@@ -140,10 +140,9 @@ class Pipeline:
 
     async def _reach(self, row: DestinationRow) -> ServerFacts:
         """Return what the server is; one that is refused beside others is tried again, and the others go on."""
-        destination, _ = self._doors[row.name]
         while True:
             try:
-                return await self.couriers[row.name].call(destination.probe)
+                return await self.couriers[row.name].call(lambda: self._open_and_probe(row.name))
             except RefusedForNow:
                 continue  # it has waited long enough
             except DestinationError as error:
@@ -152,6 +151,12 @@ class Pipeline:
                 log.error("the destination cannot be used; it is tried again", destination=row.name, error=str(error))
                 await self.journal.do(Journal.destination_trouble, row.id, "down", str(error))
                 await asyncio.sleep(REFUSED_RETRY_S)
+
+    async def _open_and_probe(self, name: str) -> ServerFacts:
+        if name not in self._doors:
+            self._doors[name] = await open_doors(self._settings[name])
+        destination, _ = self._doors[name]
+        return await destination.probe()
 
     def _channel(self, row: DestinationRow, facts: ServerFacts) -> Channel:
         settings = self._settings[row.name]

@@ -14,6 +14,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from tests.standins.azureml.actions import action_of
 from tests.standins.azureml.faults import Asked, Fault
 from tests.standins.azureml.identity import ANY_PLANE, MANAGEMENT
 from tests.standins.azureml.refusals import Family, Refused, answer_to
@@ -75,7 +76,7 @@ async def _answer(
         if family in _AUDIENCES:
             state.identity.check(request.headers.get("Authorization"), _AUDIENCES[family])
         if state.faults.denies(kind):
-            raise _denied(family, kind)
+            raise _denied(state, family, kind)
         answer = await handler(request)
     except Refused as refused:
         answer = answer_to(refused, family)
@@ -119,11 +120,15 @@ def reset(request: web.Request) -> None:
     transport.abort()
 
 
-def _denied(family: Family, kind: str) -> Refused:
+def _denied(state: State, family: Family, kind: str) -> Refused:
     if family == "blob":
         message = "This request is not authorized to perform this operation using this permission."
         return Refused(403, "AuthorizationPermissionMismatch", message)
-    message = f"The client does not have authorization to perform action '{kind}' or the scope is invalid."
+    message = (
+        "The client '22222222-2222-2222-2222-222222222222' with object id '44444444-4444-4444-4444-444444444444' does "
+        f"not have authorization to perform action '{action_of(kind)}' over scope '{state.place.scope}' or the scope "
+        "is invalid. If access was recently granted, please refresh your credentials."
+    )
     return Refused(403, "AuthorizationFailed", message)
 
 

@@ -1,7 +1,7 @@
 """Tokens: who gets one, how long it lives, what it opens.
 
-Two ways to one: a managed identity in App Service's form (``GET /msi/token`` with the secret header) and a service
-principal's client credentials (``POST /{tenant}/oauth2/v2.0/token``). Every other API asks ``Identity.check``.
+A managed identity gets one by being there. An application gets one for its secret, for an assertion that it signed with
+its certificate, or for the token of a federated identity. Every other API asks ``Identity.check``.
 """
 
 from __future__ import annotations
@@ -12,10 +12,17 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from tests.standins.azureml.refusals import Refused
 
 MANAGEMENT = ("https://management.azure.com", "https://management.core.windows.net")
+JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 ANY_PLANE = (*MANAGEMENT, "https://ml.azure.com")
 
 
@@ -32,6 +39,8 @@ class Grant:
 class Identity:
     """Issues and checks tokens. ``lifetime_s`` holds for tokens issued from now on.
 
+    ``user_assigned`` are client ids of managed identities beside the system-assigned one, ``certificates`` what the
+    application signs with, ``federated_tokens`` the service account tokens that its federated credential accepts.
     ``refusal`` not None is the answer of every token endpoint: it is then raised instead of issuing.
     """
 
@@ -43,16 +52,19 @@ class Identity:
     refusal: Refused | None = None
     now: Callable[[], float] = time.time
     grants: dict[str, Grant] = field(default_factory=dict)
+    user_assigned: set[str] = field(default_factory=set)
+    certificates: list[x509.Certificate] = field(default_factory=list)
+    federated_tokens: set[str] = field(default_factory=set)
 
-    def for_managed_identity(self, header: str | None, resource: str) -> tuple[str, float]:
-        """Return token and end of life; refuses a wrong secret header or an unknown resource."""
+    def for_managed_identity(self, client_id: str, resource: str) -> tuple[str, float]:
+        """Return token and end of life; refuses an identity that the machine does not have, or an unknown resource."""
         if self.refusal is not None:
             raise self.refusal
-        if header != self.identity_header:
-            raise Refused(401, "Unauthorized", "The secret in X-IDENTITY-HEADER is not right.")
-        return self._issue("managed-identity", resource)
+        if client_id and client_id not in self.user_assigned:
+            raise Refused(400, "invalid_request", "Identity not found")
+        return self._issue(client_id or "managed-identity", resource)
 
-    def for_service_principal(self, tenant: str, form: dict[str, str]) -> tuple[str, float]:
+    def for_application(self, tenant: str, form: dict[str, str], token_url: str) -> tuple[str, float]:
         """Return token and end of life for ``grant_type=client_credentials``."""
         if self.refusal is not None:
             raise self.refusal
@@ -63,9 +75,31 @@ class Identity:
         if form.get("client_id") != self.client_id:
             message = f"AADSTS700016: Application with identifier '{form.get('client_id')}' was not found."
             raise Refused(400, "unauthorized_client", message)
-        if form.get("client_secret") != self.client_secret:
-            raise Refused(401, "invalid_client", "AADSTS7000215: Invalid client secret provided.")
-        return self._issue("service-principal", form.get("scope", "").removesuffix("/.default"))
+        return self._issue(self._proven(form, token_url), form.get("scope", "").removesuffix("/.default"))
+
+    def _proven(self, form: dict[str, str], token_url: str) -> str:
+        """Return who the application is by what it shows: its secret, a signed assertion, or a federated token."""
+        assertion = form.get("client_assertion")
+        if assertion is None:
+            if form.get("client_secret") != self.client_secret:
+                raise Refused(401, "invalid_client", "AADSTS7000215: Invalid client secret provided.")
+            return "service-principal"
+        if form.get("client_assertion_type") != JWT_BEARER:
+            raise Refused(400, "invalid_request", "AADSTS900144: client_assertion_type is not right.")
+        if assertion in self.federated_tokens:
+            return "workload-identity"
+        if assertion.count(".") != 2:
+            raise Refused(401, "invalid_client", "AADSTS700213: No matching federated identity record found.")
+        if not any(_is_signed_by(certificate, assertion) for certificate in self.certificates):
+            raise Refused(401, "invalid_client", "AADSTS700027: The certificate is not registered on application.")
+        claims = _claims(assertion)
+        if (
+            claims["aud"] != token_url
+            or {claims["iss"], claims["sub"]} != {self.client_id}
+            or claims["exp"] < self.now()
+        ):
+            raise Refused(401, "invalid_client", "AADSTS50027: JWT token is invalid or malformed.")
+        return "certificate"
 
     def _issue(self, subject: str, resource: str) -> tuple[str, float]:
         audience = resource.rstrip("/")
@@ -100,3 +134,25 @@ class Identity:
 
 def _part(value: dict[str, object]) -> str:
     return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+
+
+def _claims(token: str) -> dict[str, Any]:
+    claims: dict[str, Any] = json.loads(_decoded(token.split(".")[1]))
+    return claims
+
+
+def _is_signed_by(certificate: x509.Certificate, token: str) -> bool:
+    """Say whether the assertion bears the certificate's PS256 signature."""
+    signed, _, signature = token.rpartition(".")
+    key = certificate.public_key()
+    assert isinstance(key, rsa.RSAPublicKey)
+    pss = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=padding.PSS.DIGEST_LENGTH)
+    try:
+        key.verify(_decoded(signature), signed.encode(), pss, hashes.SHA256())
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _decoded(part: str) -> bytes:
+    return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))

@@ -1,0 +1,201 @@
+"""The envelopes in which a message says something: CloudEvents 1.0, Event Grid's own schema, or none.
+
+=====================  ===========================================================================================
+form                   how it is told
+=====================  ===========================================================================================
+CloudEvents, binary    headers ``ce-…`` (HTTP), ``cloudEvents:…`` or ``cloudEvents_…`` (AMQP), or the bare names
+                       (MQTT 5 user properties); the body is ``data``
+CloudEvents, batch     a JSON array, of any of the following
+CloudEvents            a JSON object with ``specversion``
+Event Grid             a JSON object with ``eventType`` and ``dataVersion``
+MLflow webhook         a JSON object with ``entity``, ``action`` and ``data``
+plain                  any other JSON object: the data of ``dev.syncd.log``
+=====================  ===========================================================================================
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from syncd.core.messages.bounded_json import parse_bounded
+from syncd.core.messages.points import bad_time
+from syncd.core.messages.times import milliseconds_of
+from syncd.core.messages.wrong import Wrong, found_text
+from syncd.errors import MessageRefused
+
+MOST_EVENTS: Final = 10_000
+LONGEST_ATTRIBUTE: Final = 1024
+LOG_TYPE: Final = "dev.syncd.log"
+_PREFIXES: Final = ("ce-", "cloudevents:", "cloudevents_", "")
+
+
+class Received(Protocol):
+    """What is known of a message; ``syncd.sources.messages.Message`` is one. Names of headers are in lower case."""
+
+    @property
+    def id(self) -> str: ...  # noqa: D102
+    @property
+    def body(self) -> bytes: ...  # noqa: D102
+    @property
+    def content_type(self) -> str: ...  # noqa: D102
+    @property
+    def headers(self) -> Mapping[str, str]: ...  # noqa: D102
+    @property
+    def address(self) -> str: ...  # noqa: D102
+    @property
+    def sent_ms(self) -> int | None: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """One event. ``identity`` "" if the envelope has none; ``place`` are the steps from the body to ``data``."""
+
+    type: str
+    source: str
+    identity: str
+    subject: str
+    time_ms: int | None
+    data: Any
+    place: tuple[str | int, ...] = ()
+
+
+class Refused(Exception):
+    """One event of a message is not as expected."""
+
+    def __init__(self, wrong: Wrong) -> None:
+        super().__init__(str(wrong))
+        self.wrong = wrong
+
+
+def open_body(message: Received) -> tuple[list[Any], bool]:
+    """Return the events of a message that is not in binary mode, unopened, and whether they came as a batch.
+
+    Raises:
+        MessageRefused: it is no JSON within bounds, or an array that is empty or too long.
+    """
+    value = parse_bounded(message.body)
+    if not isinstance(value, list):
+        return [value], False
+    if not 0 < len(value) <= MOST_EVENTS:
+        raise MessageRefused(f"expected 1 to {MOST_EVENTS} events, found {len(value)}")
+    return value, True
+
+
+def open_binary(message: Received) -> Envelope | None:
+    """Return the event of a message in binary mode, None if it is not in that mode.
+
+    Raises:
+        Refused: an attribute is not as expected.
+        MessageRefused: the body is no JSON within bounds.
+    """
+    headers = message.headers
+    prefix = next((prefix for prefix in _PREFIXES if f"{prefix}specversion" in headers), None)
+    if prefix is None or message.content_type.lower().startswith("application/cloudevents"):
+        return None
+    names = ("specversion", "id", "source", "type", "subject", "time")
+    attributes = {name: headers[f"{prefix}{name}"] for name in names if f"{prefix}{name}" in headers}
+    content_type = message.content_type or headers.get(f"{prefix}datacontenttype", "")
+    _require_json(content_type, "datacontenttype")
+    return _cloud_event(attributes, parse_bounded(message.body) if message.body else None, place=())
+
+
+def open_event(value: Any, message: Received) -> Envelope:
+    """Return one event that stands in a body.
+
+    Raises:
+        Refused: it is none.
+    """
+    if not isinstance(value, dict):
+        raise Refused(Wrong("", f"expected an object, found {found_text(value)}"))
+    if "specversion" in value:
+        return _cloud_event(value, _data_of(value), place=("data",))
+    if "eventType" in value and "dataVersion" in value:
+        return _event_grid(value)
+    if {"entity", "action", "data"} <= value.keys():
+        return _mlflow_webhook(value, message)
+    return Envelope(type=LOG_TYPE, source="", identity="", subject="", time_ms=None, data=value)
+
+
+def _cloud_event(attributes: Mapping[str, Any], data: Any, *, place: tuple[str, ...]) -> Envelope:
+    version = attributes["specversion"]
+    if not isinstance(version, str) or version.partition(".")[0] != "1":
+        raise Refused(Wrong("/specversion", f'expected "1.0", found {found_text(version)}'))
+    source, event_id = _attribute(attributes, "source"), _attribute(attributes, "id")
+    return Envelope(
+        type=_attribute(attributes, "type"),
+        source=source,
+        identity=f"ce\n{source}\n{event_id}",
+        subject=_attribute(attributes, "subject", required=False),
+        time_ms=_time_of(attributes, "time"),
+        data=data,
+        place=place,
+    )
+
+
+def _data_of(event: Mapping[str, Any]) -> Any:
+    if "data_base64" not in event:
+        _require_json(event.get("datacontenttype") or "", "datacontenttype")
+        return event.get("data")
+    try:
+        return parse_bounded(base64.b64decode(event["data_base64"], validate=True))
+    except (binascii.Error, ValueError, TypeError):
+        raise Refused(Wrong("/data_base64", "expected base64")) from None
+    except MessageRefused as exc:
+        raise Refused(Wrong("/data_base64", exc.message)) from exc
+
+
+def _event_grid(event: Mapping[str, Any]) -> Envelope:
+    topic, event_id = _attribute(event, "topic", required=False), _attribute(event, "id")
+    return Envelope(
+        type=_attribute(event, "eventType"),
+        source=topic,
+        identity=f"eg\n{topic}\n{event_id}",
+        subject=_attribute(event, "subject", required=False),
+        time_ms=_time_of(event, "eventTime"),
+        data=event.get("data"),
+        place=("data",),
+    )
+
+
+def _mlflow_webhook(event: Mapping[str, Any], message: Received) -> Envelope:
+    return Envelope(
+        type=f"mlflow.{_attribute(event, 'entity')}_{_attribute(event, 'action')}",
+        source="mlflow",
+        identity=f"mlflow\n{message.id}" if message.id else "",
+        subject="",
+        time_ms=_time_of(event, "timestamp"),
+        data=event["data"],
+        place=("data",),
+    )
+
+
+def _attribute(values: Mapping[str, Any], name: str, *, required: bool = True) -> str:
+    value = values.get(name)
+    if value is None and not required:
+        return ""
+    if isinstance(value, int) and not isinstance(value, bool) and name == "id":
+        value = str(value)
+    if not isinstance(value, str) or (required and not value) or len(value) > LONGEST_ATTRIBUTE:
+        found = "nothing" if value is None else found_text(value)
+        raise Refused(Wrong(f"/{name}", f"expected a text of 1 to {LONGEST_ATTRIBUTE} characters, found {found}"))
+    return value
+
+
+def _time_of(values: Mapping[str, Any], name: str) -> int | None:
+    value = values.get(name)
+    if value is None:
+        return None
+    try:
+        return milliseconds_of(value)
+    except (ValueError, TypeError):
+        raise Refused(bad_time(value).below(name)) from None
+
+
+def _require_json(content_type: Any, name: str) -> None:
+    kind = content_type.partition(";")[0].strip().lower() if isinstance(content_type, str) else None
+    if kind is None or (kind and not (kind.endswith(("/json", "+json")))):
+        raise Refused(Wrong(f"/{name}", f"expected a kind of JSON, found {found_text(content_type)}"))

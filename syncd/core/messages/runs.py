@@ -1,0 +1,186 @@
+"""What messages say of one run, merged.
+
+Rules
+-----
+1. ``merge`` is commutative, associative and idempotent: in whatever order messages come, and however often, the same
+   is known of the run in the end (tests/unit/test_message_runs.py).
+2. The first word counts for what cannot change on a server: the experiment, the start, a param. The last word counts
+   for what can: name, user, parent, end, a tag. First and last go by the time that a message gives, then by the value.
+3. A run starts when its ``run.start`` says so, without one with its first message; it ends by ``run.end`` alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import reduce
+from typing import Any
+
+from syncd.core.facts import ExperimentSeen, RunSeen, RunStatus, SubjectKey
+from syncd.core.messages.statements import (
+    InlineArtifact,
+    LocalArtifact,
+    RunEnded,
+    RunLogged,
+    RunStarted,
+    RunStatement,
+)
+from syncd.core.source_tags import PARENT_RUN_ID
+
+Stamped = tuple[int, str]  # when it was said (ms), and what
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """What is known of a run's head. ``first_ms`` and ``last_ms`` are the times of its first and last message."""
+
+    first_ms: int
+    last_ms: int
+    experiment: Stamped | None = None
+    name: Stamped | None = None
+    user_id: Stamped | None = None
+    parent_run_id: Stamped | None = None
+    started_ms: int | None = None
+    end: Stamped | None = None  # end time (ms) and status
+
+    def encode(self) -> str:
+        """Return it as JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+
+def decode_state(text: str) -> RunState:
+    """Return what ``RunState.encode`` wrote."""
+    fields: Any = {key: tuple(one) if isinstance(one, list) else one for key, one in json.loads(text).items()}
+    return RunState(**fields)
+
+
+def merge(one: RunState, other: RunState) -> RunState:
+    """Return what is known when both are."""
+    return RunState(
+        first_ms=min(one.first_ms, other.first_ms),
+        last_ms=max(one.last_ms, other.last_ms),
+        experiment=_first(one.experiment, other.experiment),
+        name=_last(one.name, other.name),
+        user_id=_last(one.user_id, other.user_id),
+        parent_run_id=_last(one.parent_run_id, other.parent_run_id),
+        started_ms=min((at for at in (one.started_ms, other.started_ms) if at is not None), default=None),
+        end=_last(one.end, other.end),
+    )
+
+
+def _first(one: Stamped | None, other: Stamped | None) -> Stamped | None:
+    return min((said for said in (one, other) if said is not None), default=None)
+
+
+def _last(one: Stamped | None, other: Stamped | None) -> Stamped | None:
+    return max((said for said in (one, other) if said is not None), default=None)
+
+
+def state_of(statement: RunStatement) -> RunState:
+    """Return what one statement says of the run's head."""
+    at_ms = statement.time_ms
+
+    def said(text: str) -> Stamped | None:
+        return (at_ms, text) if text else None
+
+    started = statement if isinstance(statement, RunStarted) else None
+    return RunState(
+        first_ms=at_ms,
+        last_ms=at_ms,
+        experiment=said(statement.experiment),
+        name=said(statement.run.name),
+        user_id=said(started.user_id) if started else None,
+        parent_run_id=said(started.parent_run_id) if started else None,
+        started_ms=started.start_time_ms if started else None,
+        end=(statement.end_time_ms, statement.status) if isinstance(statement, RunEnded) else None,
+    )
+
+
+def heads(run_id: str, state: RunState, *, default_experiment: str) -> tuple[ExperimentSeen, RunSeen]:
+    """Return the facts that state a run and its experiment."""
+    experiment = state.experiment[1] if state.experiment else default_experiment
+    key = SubjectKey("experiment", experiment)
+    status: RunStatus = state.end[1] if state.end else "RUNNING"  # type: ignore[assignment]
+    run = RunSeen(
+        subject=SubjectKey("run", run_id),
+        experiment=key,
+        name=state.name[1] if state.name else "",
+        status=status,
+        start_time_ms=state.first_ms if state.started_ms is None else state.started_ms,
+        end_time_ms=state.end[0] if state.end else None,
+        user_id=state.user_id[1] if state.user_id else "",
+        parent_run_id=state.parent_run_id[1] if state.parent_run_id else "",
+    )
+    return ExperimentSeen(key, experiment, {}), run
+
+
+# -- params, tags and artifacts ------------------------------------------------------------------------------------
+
+
+def first_values(known: Mapping[str, Stamped], said: Mapping[str, Stamped]) -> dict[str, Stamped]:
+    """Return the params that are new, or were said before what is known of them."""
+    return {key: one for key, one in said.items() if key not in known or one < known[key]}
+
+
+def last_values(known: Mapping[str, Stamped], said: Mapping[str, Stamped]) -> dict[str, Stamped]:
+    """Return the tags or artifacts that are new, or were said after what is known of them."""
+    return {key: one for key, one in said.items() if key not in known or one > known[key]}
+
+
+# -- several statements together -----------------------------------------------------------------------------------
+
+
+Artifact = InlineArtifact | LocalArtifact
+
+
+@dataclass(slots=True)
+class Gathered:
+    """What several statements say of one run. ``points`` are pieces of lines with their number.
+
+    ``artifact_stamps`` have a digest for a value; ``artifacts`` are those that the stamps speak of, by path.
+    """
+
+    state: RunState
+    points: list[tuple[bytes, int]] = field(default_factory=list)
+    params: dict[str, Stamped] = field(default_factory=dict)
+    tags: dict[str, Stamped] = field(default_factory=dict)
+    artifact_stamps: dict[str, Stamped] = field(default_factory=dict)
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+
+
+def gather(statements: Iterable[RunStatement]) -> dict[str, Gathered]:
+    """Return what statements say, by the run's id."""
+    by_run: dict[str, list[RunStatement]] = {}
+    for statement in statements:
+        by_run.setdefault(statement.run.id, []).append(statement)
+    return {run_id: _gathered(of_run) for run_id, of_run in by_run.items()}
+
+
+def _gathered(statements: Sequence[RunStatement]) -> Gathered:
+    found = Gathered(reduce(merge, map(state_of, statements)))
+    for statement in statements:
+        at_ms = statement.time_ms
+        if not isinstance(statement, RunEnded):
+            params = {key: (at_ms, value) for key, value in statement.params.items()}
+            tags = {key: (at_ms, value) for key, value in statement.tags.items()}
+            found.params.update(first_values(found.params, params))
+            found.tags.update(last_values(found.tags, tags))
+        if isinstance(statement, RunStarted) and statement.parent_run_id:
+            found.tags.update(last_values(found.tags, {PARENT_RUN_ID: (at_ms, statement.parent_run_id)}))
+        if isinstance(statement, RunLogged):
+            if statement.count:
+                found.points.append((statement.lines, statement.count))
+            for artifact in statement.artifacts:
+                stamp = (at_ms, _digest(artifact))
+                if last_values(found.artifact_stamps, {artifact.path: stamp}):
+                    found.artifact_stamps[artifact.path] = stamp
+                    found.artifacts[artifact.path] = artifact
+    return found
+
+
+def _digest(artifact: Artifact) -> str:
+    if isinstance(artifact, LocalArtifact):
+        return artifact.root
+    return hashlib.sha256(artifact.content).hexdigest()

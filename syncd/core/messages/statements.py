@@ -1,0 +1,126 @@
+"""What messages say, as frozen values.
+
+Rules
+-----
+1. A statement speaks of one run, gives one command, or tells of something that happened elsewhere.
+2. ``time_ms`` orders what is said of the same thing: when the message says it was made, ms since the epoch, UTC.
+3. Nothing here has been permitted yet: whether a source may give a command or name a path is for its reader to decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from syncd.core.facts import RunStatus
+
+CommandName = Literal["sync", "register", "deploy", "pause", "resume"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunRef:
+    """A run: its id, which a message gives or which follows from source, device and name; "" for no name."""
+
+    id: str
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InlineArtifact:
+    """A file whose bytes the message carries; ``path`` is relative, with "/", and leads nowhere else."""
+
+    path: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LocalArtifact:
+    """A file that lies on the reader's machine at ``root``/``path``; only below roots that its source may name."""
+
+    path: str
+    root: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunLogged:
+    """Metrics, params, tags and artifacts of a run. ``lines`` are points in wire form, ``count`` of them."""
+
+    run: RunRef
+    time_ms: int
+    experiment: str = ""
+    lines: bytes = b""
+    count: int = 0
+    params: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    artifacts: Sequence[InlineArtifact | LocalArtifact] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted:
+    """A run has started at ``start_time_ms``."""
+
+    run: RunRef
+    time_ms: int
+    start_time_ms: int
+    experiment: str = ""
+    parent_run_id: str = ""
+    user_id: str = ""
+    params: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnded:
+    """A run has ended at ``end_time_ms`` with a terminal status."""
+
+    run: RunRef
+    time_ms: int
+    end_time_ms: int
+    status: RunStatus
+    experiment: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """Somebody wants something done; ``arguments`` are those of its schema."""
+
+    name: CommandName
+    time_ms: int
+    arguments: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Occurrence:
+    """Something happened in another service, such as ``azureml.run_completed`` or ``mlflow.model_version_created``.
+
+    ``subject`` is what it happened to, in that service's words; ``data`` is JSON with names in lower case with "_".
+    """
+
+    name: str
+    time_ms: int
+    source: str
+    subject: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """A message of a type that syncd does not know."""
+
+    type: str
+
+
+RunStatement = RunLogged | RunStarted | RunEnded
+Statement = RunStatement | Command | Occurrence | Ignored
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One statement with the identity of the event that made it; the same identity is the same event, told again.
+
+    ``identity`` "" means that nothing tells it from another of the same content.
+    """
+
+    identity: str
+    statement: Statement
