@@ -27,6 +27,7 @@ from syncd.configuration.broker_settings import (
 from syncd.configuration.secret import Secret
 from syncd.core.filters import Filter
 from syncd.core.limits import Limits
+from syncd.rest.streaming import Deadlines
 
 LogFormat = Literal["auto", "json", "plain"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -139,6 +140,11 @@ class DestinationSettings:
     limit_overrides: Mapping[str, int | None] = field(default_factory=dict)
     filter: Filter = field(default_factory=Filter)
     workspace: WorkspaceSettings | None = None
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """How long to wait for its answers."""
+        return Deadlines(connect_s=self.connect_timeout_s, stall_s=self.read_timeout_s, total_s=self.total_timeout_s)
 
     def limits(self, of_kind: Limits) -> Limits:
         """Return the limits to keep to, given those ``of_kind`` (the destination's defaults)."""

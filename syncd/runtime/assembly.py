@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from syncd.azure.arm import ArmRest
-from syncd.azure.credentials import Credentials
-from syncd.configuration.model import DestinationSettings, MlrunsSettings, SourceSettings, WorkspaceSettings
+from syncd.configuration.model import DestinationSettings, MlrunsSettings, SourceSettings
 from syncd.configuration.secret import Secret
 from syncd.core.facts import ArtifactSeen
 from syncd.core.limits import Limits
@@ -19,9 +15,9 @@ from syncd.destinations.local_upload import LocalUpload
 from syncd.destinations.mlflow_reader import MlflowReader
 from syncd.destinations.mlflow_rest import MlflowRest
 from syncd.destinations.mlflow_server import MlflowServer
-from syncd.errors import ConfigError
 from syncd.rest.client import BasicAuth, BearerAuth, TokenProvider
-from syncd.rest.streaming import Deadlines
+from syncd.runtime.bandwidth import throttle_of
+from syncd.runtime.workspace_clients import WorkspaceClients
 from syncd.sources.base import StoreSource
 from syncd.sources.file_store.discovery import tracking_databases_below
 from syncd.sources.file_store.source import FileStoreSource
@@ -84,16 +80,9 @@ def open_rest(settings: DestinationSettings) -> MlflowRest:
         settings.uri,
         auth=auth,
         ca_file=str(settings.ca_file) if settings.ca_file else None,
-        deadlines=deadlines_of(settings),
+        deadlines=settings.deadlines,
         connections=settings.max_concurrency + 4,
-        throttle=Bandwidth(settings.bwlimit_bytes_s).take if settings.bwlimit_bytes_s else None,
-    )
-
-
-def deadlines_of(settings: DestinationSettings) -> Deadlines:
-    """Return how long to wait for a destination."""
-    return Deadlines(
-        connect_s=settings.connect_timeout_s, stall_s=settings.read_timeout_s, total_s=settings.total_timeout_s
+        throttle=throttle_of(settings.bwlimit_bytes_s),
     )
 
 
@@ -109,25 +98,6 @@ def _token_provider(secret: Secret) -> TokenProvider:
     return provide
 
 
-def open_credentials(workspace: WorkspaceSettings, ca_file: Path | None) -> Credentials:
-    """Return what signs in to that workspace's cloud; nothing is asked for yet."""
-    return Credentials(
-        workspace.sign_in,
-        authority_host=workspace.cloud.authority_host,
-        ca_file=str(ca_file) if ca_file else None,
-    )
-
-
-def open_arm(settings: DestinationSettings, workspace: WorkspaceSettings, credentials: Credentials) -> ArmRest:
-    """Return a REST client of the workspace's Azure Resource Manager, for ``ArmClient``."""
-    return ArmRest(
-        workspace.cloud.resource_manager,
-        auth=BearerAuth(credentials.provider(workspace.cloud.scope)),
-        ca_file=str(settings.ca_file) if settings.ca_file else None,
-        deadlines=deadlines_of(settings),
-    )
-
-
 async def open_doors(settings: DestinationSettings) -> tuple[Destination, DestinationReader]:
     """Return both doors of a destination; closing the first closes all connections.
 
@@ -135,9 +105,7 @@ async def open_doors(settings: DestinationSettings) -> tuple[Destination, Destin
         DestinationError: the workspace was named without its host, and Azure does not tell it.
     """
     if settings.workspace is not None:
-        raise ConfigError(
-            "workspaces are not in this version yet", doing="opening the destination", target=settings.name
-        )
+        return await WorkspaceClients(settings, settings.workspace).doors()
     rest = open_rest(settings)
     return MlflowServer(rest, duplicates=settings.duplicates), MlflowReader(rest, duplicates=settings.duplicates)
 
@@ -150,18 +118,3 @@ def open_artifact(artifact: ArtifactSeen) -> Upload:
 def limits_of(settings: DestinationSettings, found: Limits) -> Limits:
     """Return the limits to keep to, given those that the server was found to have."""
     return settings.limits(found)
-
-
-class Bandwidth:
-    """Hands out bytes at a steady rate (``bwlimit``), at most one second's worth in advance."""
-
-    def __init__(self, bytes_per_s: int, *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._bytes_per_s = bytes_per_s
-        self._monotonic = monotonic
-        self._free_at_s = monotonic()
-
-    async def take(self, size_bytes: int) -> None:
-        """Wait until this many bytes may be sent."""
-        now_s = self._monotonic()
-        self._free_at_s = max(self._free_at_s, now_s - 1.0) + size_bytes / self._bytes_per_s
-        await asyncio.sleep(max(0.0, self._free_at_s - now_s))

@@ -14,6 +14,10 @@ ModelRequest = SetModelTags | LogModelParams | FinalizeModel | LogOutputs
 class WorkspaceArtifacts(Protocol):
     """The artifacts of runs, and of the models laid into them; ``subject`` is either."""
 
+    async def close(self) -> None:
+        """Close connections."""
+        ...
+
     async def upload(self, subject: RemoteSubject, artifact: Upload) -> None:
         """Store the artifact below the subject's root.
 

@@ -35,7 +35,7 @@ from syncd.errors import OverLimit, Rejected
 
 
 class AzuremlWorkspace:
-    """A workspace as a destination. ``limits`` is what it takes. ``close`` closes the client."""
+    """A workspace as a destination. ``limits`` is what it takes. ``close`` closes the client and the artifacts."""
 
     def __init__(
         self, rest: AzuremlRest, *, artifacts: WorkspaceArtifacts, models: WorkspaceModels, limits: Limits
@@ -49,6 +49,7 @@ class AzuremlWorkspace:
 
     async def close(self) -> None:
         """Close connections."""
+        await self._artifacts.close()
         await self._rest.close()
 
     async def probe(self) -> ServerFacts:

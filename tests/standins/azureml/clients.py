@@ -18,8 +18,7 @@ def auth_of(workspace: RunningWorkspace) -> BearerAuth:
     """Return what signs in as the workspace's managed identity."""
 
     async def token(_refused: bool) -> str:
-        header = workspace.place.identity_header
-        return workspace.state.identity.for_managed_identity(header, "https://management.azure.com/")[0]
+        return workspace.state.identity.for_managed_identity("", "https://management.azure.com/")[0]
 
     return BearerAuth(token)
 
