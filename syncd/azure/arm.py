@@ -11,13 +11,12 @@ from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 from syncd.azure.address import WorkspaceAddress
-from syncd.azure.permissions import advice, missing_action
-from syncd.errors import AuthFailed, DestinationError, Rejected, SubjectGone
+from syncd.azure.permissions import advise
+from syncd.errors import DestinationError, Rejected, SubjectGone
 from syncd.rest.answers import classify_status, service_words
 from syncd.rest.client import Json, RestClient
 
 API_VERSION: Final = "2023-04-01"
-_OTHER_TENANT: Final = "InvalidAuthenticationTokenTenant"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +67,11 @@ class ArmRest(RestClient):
         self, method: str, status: int, headers: Mapping[str, str], body: bytes, *, doing: str, target: str
     ) -> DestinationError:
         """Return the error that an answer of that status (not 2xx) means."""
-        code, message = words = service_words(body)
+        words = service_words(body)
         error = classify_status(method, status, headers, words, doing=doing, target=target)
-        if isinstance(error, AuthFailed):
-            error.hint = _sign_in_hint(code) if status == 401 else advice(missing_action(message))
-        elif isinstance(error, SubjectGone):
+        if isinstance(error, SubjectGone):
             error.hint = "check subscription, resource group and name; what one may not see is not found either"
-        return error
+        return advise(error, status=status, code=words[0])
 
 
 class ArmClient:
@@ -155,9 +152,3 @@ def _datastore(item: Mapping[str, Any]) -> Datastore:
 def _text(mapping: Mapping[str, Any], key: str) -> str:
     value = mapping.get(key)
     return value if isinstance(value, str) else ""
-
-
-def _sign_in_hint(code: str) -> str:
-    if code == _OTHER_TENANT:
-        return "the subscription is of another tenant: set tenant_id"
-    return "the token was not accepted: check cloud, and sign in again"

@@ -9,8 +9,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from syncd.errors import AuthFailed, DestinationError
+
 READER: Final = "Reader"
 DATA_SCIENTIST: Final = "AzureML Data Scientist"
+BLOB_CONTRIBUTOR: Final = "Storage Blob Data Contributor"
 WORKSPACES: Final = "Microsoft.MachineLearningServices/workspaces"
 READ_WORKSPACE: Final = f"{WORKSPACES}/read"
 READ_RUNS: Final = f"{WORKSPACES}/experiments/runs/read"
@@ -19,6 +22,8 @@ READ_ARTIFACTS: Final = f"{WORKSPACES}/metadata/artifacts/read"
 WRITE_ARTIFACTS: Final = f"{WORKSPACES}/metadata/artifacts/write"
 READ_DATASTORES: Final = f"{WORKSPACES}/datastores/read"
 LIST_DATASTORE_SECRETS: Final = f"{WORKSPACES}/datastores/listSecrets/action"
+_OTHER_TENANT: Final = "InvalidAuthenticationTokenTenant"
+_NOT_ACCEPTED: Final = "the token was not accepted: check cloud, and sign in again"
 _ACTION: Final = re.compile(r"\bMicrosoft\.[A-Za-z]+/[A-Za-z0-9/*]+[A-Za-z*]")
 _NOT_DATA_SCIENTIST: Final = re.compile(
     rf"{re.escape(WORKSPACES)}/(?:delete|write|listKeys/action|computes/listKeys/action"
@@ -42,6 +47,16 @@ def smallest_role(action: str) -> str:
         return READER
     of_workspace = action.lower().startswith(f"{WORKSPACES}/".lower())
     return DATA_SCIENTIST if of_workspace and not _NOT_DATA_SCIENTIST.fullmatch(action) else ""
+
+
+def advise(error: DestinationError, *, status: int, code: str) -> DestinationError:
+    """Return the error; one that refuses the credentials says what is missing, or what else to do."""
+    if isinstance(error, AuthFailed) and status == 401:
+        other_tenant = code == _OTHER_TENANT
+        error.hint = "the subscription is of another tenant: set tenant_id" if other_tenant else _NOT_ACCEPTED
+    elif isinstance(error, AuthFailed) and status == 403:
+        error.hint = advice(missing_action(error.message))
+    return error
 
 
 def advice(action: str) -> str:

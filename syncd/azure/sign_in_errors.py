@@ -29,7 +29,8 @@ _ADVICE: Final = {
 }
 _CODE: Final = re.compile(r"AADSTS\d+")
 _NOISE: Final = re.compile(
-    r"\s*(?:Content: |Trace ID:|Correlation ID:|Timestamp:|Visit https://aka\.ms/|To mitigate this issue).*", re.DOTALL
+    r"\s*(?:Content: |Code: |Trace ID:|Correlation ID:|Timestamp:|Visit https://aka\.ms/|To mitigate this issue).*",
+    re.DOTALL,
 )
 _PASSING: Final = frozenset({408, 410, 429, *range(500, 600)})
 _LONGEST: Final = 400
@@ -59,7 +60,7 @@ def _causes(exc: BaseException | None) -> list[BaseException]:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(_NOISE.sub("", text).split())[:_LONGEST]
+    return " ".join(_NOISE.sub("", text).split()).removeprefix("(None) ")[:_LONGEST]
 
 
 def _advice(text: str, sign_in: SignIn) -> str:

@@ -9,10 +9,8 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import base64
 import email.utils
 import http.client
-import json
 import platform
 import resource
 import shutil
@@ -29,6 +27,7 @@ from syncd import __version__
 from syncd.cli.probing import probe_destination
 from syncd.cli.report import duration_text, size_text
 from syncd.configuration import Configuration, DestinationSettings, MlflowDbSettings
+from syncd.core.jwt import expiry_of
 from syncd.errors import AuthFailed, SyncdError
 
 State = Literal["ok", "warning", "problem", "unknown"]
@@ -39,7 +38,17 @@ NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "beegfs", "gpfs", "glusterfs", "virtiofs"}
     | {f"fuse.{name}" for name in ("blobfuse", "blobfuse2", "gcsfuse", "glusterfs", "rclone", "s3fs", "sshfs")}
 )
-DEPENDENCIES = ("aiohttp", "tenacity", "structlog", "pyyaml", "asyncinotify", "rich", "mlflow", "azureml-mlflow")
+DEPENDENCIES = (
+    "aiohttp",
+    "tenacity",
+    "structlog",
+    "pyyaml",
+    "asyncinotify",
+    "rich",
+    "azure-identity",
+    "mlflow",
+    "azureml-mlflow",
+)
 WATCHES_WANTED = 8192
 INSTANCES_WANTED = 128
 OPEN_FILES_WANTED = 1024
@@ -196,7 +205,8 @@ def judge_answer(destination: DestinationSettings, answer: str | SyncdError) -> 
     """Judge whether a destination can be reached; ``answer`` is what it is, or why it could not be asked."""
     name = f"destination {destination.name}"
     if isinstance(answer, AuthFailed):
-        return Finding(name, "ok", f"{destination.uri} answers, and refuses the credentials")
+        told = "could not be asked" if destination.workspace is not None else "answers, and refuses the credentials"
+        return Finding(name, "unknown" if destination.workspace else "ok", f"{destination.uri} {told}")
     if isinstance(answer, SyncdError):
         advice = f"{answer.hint or 'check the address and the server'}; syncd keeps what it reads until it answers"
         return Finding(name, "problem", f"{destination.uri} cannot be used: {_words_of(answer)}", advice)
@@ -212,7 +222,7 @@ def credentials(destination: DestinationSettings, *, now_s: float, answer: str |
         answer: what the destination said to a request with them, or why it could not be asked.
     """
     name, value = f"credentials of {destination.name}", _kind_of_credentials(destination)
-    expires_at_s = expiry_of_token(destination.token.reveal()) if destination.token is not None else None
+    expires_at_s = expiry_of(destination.token.reveal()) if destination.token is not None else None
     if expires_at_s is not None and expires_at_s <= now_s:
         return Finding(name, "problem", f"{value}, ran out {duration_text(now_s - expires_at_s)} ago", "get a new one")
     if expires_at_s is not None:
@@ -225,6 +235,8 @@ def credentials(destination: DestinationSettings, *, now_s: float, answer: str |
 
 
 def _kind_of_credentials(destination: DestinationSettings) -> str:
+    if destination.workspace is not None:
+        return str(destination.workspace.sign_in)
     if destination.token is not None:
         return f"token from {destination.token.origin}"
     return f"user {destination.username}" if destination.username is not None else "none"
@@ -232,16 +244,6 @@ def _kind_of_credentials(destination: DestinationSettings) -> str:
 
 def _words_of(error: SyncdError) -> str:
     return " ".join(part for part in (error.doing, error.target) if part) + f": {error.message}"
-
-
-def expiry_of_token(token: str) -> float | None:
-    """Return the ``exp`` of a JWT in seconds since the epoch; None for any other token."""
-    try:
-        payload = token.split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        return float(claims["exp"])
-    except (IndexError, ValueError, KeyError, TypeError):
-        return None
 
 
 def versions() -> list[Finding]:
@@ -259,8 +261,16 @@ def versions() -> list[Finding]:
     return findings
 
 
+def _address_of(destination: DestinationSettings) -> str:
+    """Return the URL of a server that is asked for the time: the workspace's, or its cloud's while it is not known."""
+    if destination.workspace is None:
+        return destination.uri
+    host = destination.workspace.address.host
+    return f"https://{host}/" if host else destination.workspace.cloud.resource_manager
+
+
 def _ask_date(destination: DestinationSettings) -> tuple[str, float]:
-    parts = urlsplit(destination.uri)
+    parts = urlsplit(_address_of(destination))
     host, timeout_s = parts.hostname or "", destination.connect_timeout_s
     connection: http.client.HTTPConnection
     if parts.scheme == "https":

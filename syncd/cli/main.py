@@ -70,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_asking_commands(commands)
     _add_dlq(commands)
     _add_checking_commands(commands)
+    _add_workspace(commands)
     return parser
 
 
@@ -82,7 +83,7 @@ def _add_working_commands(commands: _Commands[argparse.ArgumentParser]) -> None:
 
     sync = _command(commands, "sync", "bring everything in SOURCE to a tracking server, once, and exit")
     _add_sources(sync)
-    sync.add_argument("--to", metavar="URI", required=True, help="the tracking server: http(s)://…")
+    sync.add_argument("--to", metavar="URI", required=True, help="the tracking server: http(s)://… or azureml://…")
     sync.add_argument("--state-dir", metavar="DIR", help="where the journal lives (default: one for SOURCE and URI)")
     sync.add_argument(
         "--patience",
@@ -99,7 +100,9 @@ def _add_working_commands(commands: _Commands[argparse.ArgumentParser]) -> None:
 
     verify = _command(commands, "verify", "compare SOURCE with a tracking server, print each difference")
     _add_sources(verify)
-    verify.add_argument("--against", metavar="URI", required=True, help="the tracking server: http(s)://…")
+    verify.add_argument(
+        "--against", metavar="URI", required=True, help="the tracking server: http(s)://… or azureml://…"
+    )
     _add_json(verify)
 
     _command(commands, "demo", "the whole loop on this machine: a server, a training, the daemon")
@@ -147,6 +150,32 @@ def _add_checking_commands(commands: _Commands[argparse.ArgumentParser]) -> None
     doctor = _command(commands, "doctor", "look at the machine: limits, file systems, clock, free space, versions")
     _add_config(doctor)
     _add_json(doctor)
+
+
+def _add_workspace(commands: _Commands[argparse.ArgumentParser]) -> None:
+    workspace = _command(
+        commands, "workspace", "an Azure Machine Learning workspace: what it is, what you may do there"
+    )
+    actions = workspace.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, text in (
+        ("show", "where it is, its services and datastores"),
+        ("check", "try what syncd does there, and name each permission that is missing"),
+    ):
+        action = _command(actions, name, text)
+        action.add_argument(
+            "workspace",
+            metavar="WORKSPACE",
+            nargs="?",
+            help="an azureml:// URI, a resource id, a config.json of Azure, or a destination's name (default: the "
+            "configuration's only workspace)",
+        )
+        action.add_argument("--subscription", metavar="ID", help="with --resource-group and --workspace-name")
+        action.add_argument("--resource-group", metavar="NAME")
+        action.add_argument("--workspace-name", metavar="NAME")
+        _add_config(action)
+        if name == "check":
+            action.add_argument("--write", action="store_true", help="try writing: make a run and delete it")
+        _add_json(action)
 
 
 def _command(commands: _Commands[argparse.ArgumentParser], name: str, text: str) -> argparse.ArgumentParser:

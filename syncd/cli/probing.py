@@ -18,6 +18,8 @@ async def probe_destination(settings: DestinationSettings) -> str:
         facts = await destination.probe()
     finally:
         await destination.close()
+    if settings.workspace is not None:
+        return f"Azure Machine Learning, {'logged models' if facts.logged_models else 'no logged models'}"
     abilities = [
         "logged models" if facts.logged_models else "no logged models",
         "proxied artifacts" if facts.proxied_artifacts else "direct artifacts",

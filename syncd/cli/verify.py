@@ -58,6 +58,8 @@ async def _verify(sources: Sequence[SourceSettings], settings: DestinationSettin
             stores = [Store(opening.source.name, opening.open) for opening in openings]
             return await verify(stores, ReadBack(destination, reader, folder=path), folder=path, watch=watch)
     except AuthFailed as error:
+        if settings.workspace is not None:
+            raise  # it says itself what to do
         raise _refused(error, settings) from error
     finally:
         await destination.close()

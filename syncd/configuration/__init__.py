@@ -20,6 +20,7 @@ from syncd.configuration.model import (
     MlrunsSettings,
     SinkSettings,
     SourceSettings,
+    WorkspaceSettings,
 )
 from syncd.configuration.reading import InvalidConfiguration, Problem
 from syncd.configuration.secret import Secret
@@ -43,6 +44,7 @@ __all__ = [
     "ServiceBusSourceSettings",
     "SinkSettings",
     "SourceSettings",
+    "WorkspaceSettings",
     "destination_of_argument",
     "find_file",
     "load",

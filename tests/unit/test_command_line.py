@@ -27,6 +27,7 @@ from syncd.configuration import (
     MlrunsSettings,
     Secret,
 )
+from syncd.core.jwt import expiry_of
 from syncd.errors import AuthFailed, ConfigError, JournalError, OutcomeUnknown, Rejected, SyncdError, Transient
 
 
@@ -418,8 +419,8 @@ def test_a_token_that_ran_out_is_a_problem_and_is_not_shown() -> None:
     assert machine.credentials(settings, now_s=1060, answer="MLflow").value == "token from file, ran out 1 min ago"
     good = machine.credentials(settings, now_s=940, answer="MLflow")
     assert good.value.startswith("token from file, good for 1 min, accepted")
-    assert machine.expiry_of_token("dapi0123") is None
-    assert machine.expiry_of_token("a.b.c") is None
+    assert expiry_of("dapi0123") is None
+    assert expiry_of("a.b.c") is None
     bare = DestinationSettings(name="team", uri="https://h")
     assert machine.credentials(bare, now_s=0, answer="MLflow").value.startswith("none, accepted")
 

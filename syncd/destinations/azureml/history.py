@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from syncd.azure.address import WorkspaceAddress
 from syncd.azure.blob import BlobAddress
+from syncd.azure.permissions import advise
 from syncd.destinations.azureml.refusals import words
 from syncd.destinations.azureml.shelf import Shelf
 from syncd.errors import DestinationError, OutcomeUnknown, Rejected, Transient
@@ -30,7 +31,9 @@ class HistoryRest(RestClient):
         self, method: str, status: int, headers: Mapping[str, str], body: bytes, *, doing: str, target: str
     ) -> DestinationError:
         """Return the error that an answer of that status (not 2xx) means."""
-        return classify_status(method, status, headers, words(body), doing=doing, target=target)
+        said = words(body)
+        error = classify_status(method, status, headers, said, doing=doing, target=target)
+        return advise(error, status=status, code=said[0])
 
 
 class RunHistory:
