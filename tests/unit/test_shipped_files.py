@@ -10,6 +10,7 @@ import yaml
 
 from syncd.configuration import Configuration, DaemonSettings, DestinationSettings, HttpSettings, load, parse
 from syncd.configuration.model import StoreOptions
+from syncd.configuration.workspace import WORKSPACE_KEYS
 from syncd.core.limits import Limits
 
 ROOT = Path(__file__).parents[2]
@@ -75,3 +76,4 @@ def test_every_key_is_documented_with_its_default() -> None:
             elif isinstance(value, str) and value:
                 assert keys.get(field.name) == f'`"{value}"`' or field.name == "host"
     assert all(f"`{field.name}`" in text for field in dataclasses.fields(Limits))
+    assert all(f"`{key}`" in text for key in WORKSPACE_KEYS if key != "datastores")
