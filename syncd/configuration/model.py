@@ -37,16 +37,19 @@ Duplicates = Literal["auto", "ignored", "appended"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DaemonSettings:
-    """Settings of the process as a whole.
+    """Settings of the process as a whole; events come from "syncd/" and ``name``, "" for the host's.
 
     A point waits at most ``flush_interval_s`` before it is sent; on SIGTERM the backlog is drained for at most
-    ``shutdown_grace_s``; beyond ``journal_max_bytes`` intake pauses and sending goes on.
+    ``shutdown_grace_s``; beyond ``journal_max_bytes`` intake pauses and sending goes on. The newest ``events_kept``
+    events stay although every sink has them.
     """
 
+    name: str = ""
     state_dir: Path = Path("/var/lib/syncd")
     flush_interval_s: float = 0.2
     shutdown_grace_s: float = 20.0
     journal_max_bytes: int = 2 * 1024**3
+    events_kept: int = 10_000
     log_format: LogFormat = "auto"
     log_level: LogLevel = "info"
 

@@ -9,6 +9,7 @@ Rules
 3. A crash loses at most the record of a delivery that took place: it is then delivered again, which every
    destination must bear (``attempted`` and ``again`` say where care is needed).
 4. Methods are synchronous, may be called from any thread and are atomic; one lock orders them.
+5. What is told of a change (``telling``) is in the outbox from the same transaction on (``outbox`` serves its readers).
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from syncd.errors import JournalCorrupt, JournalError, JournalFull
 from syncd.journal.database import FILE_NAME, Reserve, connect, quarantine, translated
 from syncd.journal.queries import STATEMENTS as SQL
 from syncd.journal.state_lock import StateLock
+from syncd.journal.telling import Telling
 
 log = structlog.get_logger(__name__)
 
@@ -127,7 +129,7 @@ def _wall_ms() -> int:
 class Journal:
     """The open journal of one state directory. Use ``Journal.open``."""
 
-    def __init__(self, state_dir: Path, *, wall_ms: Callable[[], int] = _wall_ms) -> None:
+    def __init__(self, state_dir: Path, *, wall_ms: Callable[[], int] = _wall_ms, event_source: str = "") -> None:
         self._path = state_dir / FILE_NAME
         self._wall_ms = wall_ms
         self._lock = threading.RLock()
@@ -135,13 +137,24 @@ class Journal:
         self._forgotten: list[tuple[int, str]] = []  # (source, prefix of cursors), in the order of time
         self._state_lock = StateLock(state_dir)
         self._reserve = Reserve(state_dir)
+        self._telling = Telling(self._run, source=event_source, wall_ms=wall_ms)
         self.rebuilt_from: Path | None = None
+        # Called after a commit that has told something, in the thread that made it.
+        self.on_told: Callable[[], None] | None = None
 
     @classmethod
-    def open(cls, state_dir: Path, *, wall_ms: Callable[[], int] = _wall_ms, condemned: bool = False) -> Journal:
+    def open(
+        cls,
+        state_dir: Path,
+        *,
+        wall_ms: Callable[[], int] = _wall_ms,
+        condemned: bool = False,
+        event_source: str = "",
+    ) -> Journal:
         """Open or create the journal, taking the state directory for this process.
 
         ``condemned`` says that the present file proved damaged in use: it is moved aside in any case.
+        ``event_source`` is the CloudEvents source of what is told ("syncd/host"); without it nothing is told.
 
         A journal that is damaged or newer is moved aside, not deleted, and a new one is begun: the sources are then
         read anew and the destinations are asked what they already hold.
@@ -157,7 +170,7 @@ class Journal:
             raise JournalError(
                 exc.strerror or str(exc), doing="creating", target=str(state_dir), hint="choose another state_dir"
             ) from exc
-        journal = cls(state_dir, wall_ms=wall_ms)
+        journal = cls(state_dir, wall_ms=wall_ms, event_source=event_source)
         journal._state_lock.acquire()
         try:
             journal._open_file(condemned=condemned)
@@ -208,6 +221,7 @@ class Journal:
     def _transaction(self, doing: str, *, synced: bool = True) -> Iterator[None]:
         with self._lock, translated(doing, self._path):
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
+            told = self._telling.count
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -216,6 +230,9 @@ class Journal:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+            told = self._telling.count - told
+        if told and self.on_told is not None:
+            self.on_told()
 
     @contextmanager
     def _releasing(self, doing: str, *, synced: bool = False) -> Iterator[None]:
@@ -281,6 +298,7 @@ class Journal:
         """Record that the destination answers."""
         with self._releasing("recording a destination's state"):
             self._run("destination_up", {"id": destination_id, "now_ms": self._wall_ms()})
+            self._telling.destination(destination_id, "up")
 
     def destination_trouble(self, destination_id: int, state: str, error: str) -> None:
         """Record that the destination is ``down``, ``throttled`` or ``auth``, with the error's words."""
@@ -289,6 +307,7 @@ class Journal:
                 "destination_trouble",
                 {"id": destination_id, "state": state, "error": error, "now_ms": self._wall_ms()},
             )
+            self._telling.destination(destination_id, state, error)
 
     @property
     def was_abandoned(self) -> bool:
@@ -419,34 +438,41 @@ class Journal:
         *,
         dead: Iterable[DeadLetter] = (),
         delivered: Delivered | None = None,
+        uploaded: Iterable[int] = (),
+        whole: bool = True,
     ) -> None:
-        """Record that the destination has these changes, or has refused what the dead letters hold."""
+        """Record that the destination has these changes, or has refused what the dead letters hold.
+
+        Of ``done``, ``uploaded`` are the artifacts that were sent; ``whole`` is false where some of it was let go.
+        """
         parameters = {"destination_id": destination_id, "subject_id": subject_id, "now_ms": self._wall_ms()}
         with self._releasing("settling deliveries"):
             pairs = list(done)
+            files = self._telling.bodies(uploaded)
             self._connection.executemany(
                 SQL["drop_delivery"], [(destination_id, subject_id, int(section), seq) for section, seq in pairs]
             )
             self._connection.executemany(SQL["drop_change"], [(seq,) for _, seq in pairs])
-            for letter in dead:
-                self._run(
-                    "add_dead_letter",
-                    {
-                        **parameters,
-                        "section": int(letter.section),
-                        "kind": letter.kind,
-                        "body": letter.body,
-                        "items": letter.items,
-                        "reason": letter.reason,
-                        "code": letter.code,
-                        "status": letter.status,
-                    },
-                )
+            letters = [self._add_dead_letter(parameters, letter) for letter in dead]
             if delivered is not None:
                 sums = {"points": delivered.points, "artifacts": delivered.artifacts, "bytes": delivered.bytes}
                 self._run("add_progress", {**parameters, **sums})
                 if delivered.points or delivered.bytes:
                     self._run("add_pace", {**parameters, **sums})
+            whole = whole and bool(pairs)
+            self._telling.settled(destination_id, subject_id, uploaded=files, letters=letters, whole=whole)
+
+    def _add_dead_letter(self, parameters: Mapping[str, int], letter: DeadLetter) -> dict[str, Any]:
+        """Add a dead letter; return what is told of it."""
+        told = {
+            "kind": letter.kind,
+            "items": letter.items,
+            "reason": letter.reason,
+            "code": letter.code,
+            "status": letter.status,
+        }
+        row = self._run("add_dead_letter", {**parameters, "section": int(letter.section), "body": letter.body, **told})
+        return {**told, "number": row.lastrowid}
 
     def note(self, destination_id: int, subject_id: int, text: str) -> None:
         """Record in plain words why a subject does not move on just now; "" when it does."""
@@ -628,6 +654,7 @@ class _Intake:
 
     def _put_head(self, subject_id: int, head: Head) -> None:
         experiment_id = None if isinstance(head, ExperimentSeen) else self._id(head.experiment)
+        before = self._journal._telling.head_before(subject_id)
         parent = {"run": "parent_run_id", "model": "source_run_id"}.get(head.subject.kind)
         self._journal._run(
             "put_head",
@@ -639,6 +666,7 @@ class _Intake:
                 "now_ms": self._journal._wall_ms(),
             },
         )
+        self._journal._telling.head(self._source_id, experiment_id, before, head)
 
     def _add_change(self, subject_id: int, encoded: Encoded, again: Again) -> None:
         cursor = self._journal._run(

@@ -1,4 +1,4 @@
-"""Load the named statements of queries.sql."""
+"""Load the named statements of queries.sql and queries_events.sql."""
 
 from __future__ import annotations
 
@@ -22,5 +22,10 @@ def load_statements(text: str) -> dict[str, str]:
     return statements
 
 
-SCHEMA = (files("syncd.journal") / "schema.sql").read_text(encoding="utf-8")
-STATEMENTS = load_statements((files("syncd.journal") / "queries.sql").read_text(encoding="utf-8"))
+def _text(name: str) -> str:
+    return (files("syncd.journal") / name).read_text(encoding="utf-8")
+
+
+SCHEMA = _text("schema.sql")
+SCHEMA_EVENTS = _text("schema_events.sql")
+STATEMENTS = load_statements(_text("queries.sql") + _text("queries_events.sql"))

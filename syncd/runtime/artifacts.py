@@ -86,6 +86,7 @@ class ArtifactDelivery:
             # The source states the file again with its new size and time; this statement of it is overtaken.
             log.info("an artifact changed while it was read; it is sent again", path=artifact.path, reason=str(error))
             await self._channel.read_again(self._subject.source_id, "")
+            self._settlement.let_go()
             sent = Delivered()
         except (ArtifactMissing, Rejected) as error:
             await self._give_up(change, error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import time
 
 import structlog
@@ -36,7 +37,9 @@ async def run_daemon(configuration: Configuration) -> None:
     stop = asyncio.Event()
     _stop_on_signals(stop)
     begun_s = time.monotonic()
-    journal = Journal.open(configuration.daemon.state_dir)
+    state_dir = configuration.daemon.state_dir
+    event_source = f"syncd/{configuration.daemon.name or socket.gethostname()}"
+    journal = Journal.open(state_dir, event_source=event_source)
     while True:
         try:
             await _serve(configuration, journal, stop)
@@ -46,7 +49,7 @@ async def run_daemon(configuration: Configuration) -> None:
                 raise
             log.error("the journal was damaged while in use; it is put aside and rebuilt", error=str(error))
             begun_s = time.monotonic()
-            journal = Journal.open(configuration.daemon.state_dir, condemned=True)
+            journal = Journal.open(state_dir, condemned=True, event_source=event_source)
 
 
 async def _serve(configuration: Configuration, journal: Journal, stop: asyncio.Event) -> None:

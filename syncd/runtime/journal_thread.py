@@ -10,6 +10,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import structlog
 
 from syncd.errors import JournalFull
+from syncd.journal import outbox
 from syncd.journal.journal import Journal
 
 P = ParamSpec("P")
@@ -31,6 +32,7 @@ READS = frozenset(
         Journal.unchecked,
         Journal.waiting_subjects,
         Journal.waits_before_head,
+        *outbox.READS,
     }
 )
 

@@ -100,6 +100,7 @@ class Lane:
 
         What waits already is then stated twice: the run counts as one that may hold content.
         """
+        self._settlement.let_go()
         binding = replace(binding, adopted=True)
         await self._channel.journal.do(Journal.bind, self._channel.id, self._subject_id, binding)
         await self._channel.read_again(subject.source_id, subject.key.id)
@@ -108,6 +109,7 @@ class Lane:
 
     async def _settle_unwanted(self) -> None:
         await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, FILTERED)
+        self._settlement.let_go()
         await self._settle_all()
 
     async def _bury_everything(self, error: Rejected) -> None:

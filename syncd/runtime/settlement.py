@@ -20,7 +20,13 @@ class Settlement:
         self._subject_id = subject_id
         self._done: list[tuple[Section, int]] = []
         self._delivered = Delivered()
+        self._uploaded: list[int] = []
+        self._whole = True
         self.moved = False  # whether anything was settled
+
+    def let_go(self) -> None:
+        """Take note that something of this pass is settled unsent: what is settled then is not all of it."""
+        self._whole = False
 
     async def add(
         self,
@@ -31,7 +37,10 @@ class Settlement:
         delivered: Delivered | None = None,
     ) -> None:
         """Take note of delivered changes; dead letters are recorded at once, together with what was gathered."""
-        self._done.extend((section, seq) for seq in seqs)
+        settled = list(seqs)
+        self._done.extend((section, seq) for seq in settled)
+        if section is Section.ARTIFACTS and delivered is not None and delivered.artifacts:
+            self._uploaded.extend(settled)
         if delivered is not None:
             self._delivered = Delivered(
                 self._delivered.points + delivered.points,
@@ -47,9 +56,17 @@ class Settlement:
         letters = list(dead)
         done, self._done = self._done, []
         delivered, self._delivered = self._delivered, Delivered()
+        uploaded, self._uploaded = self._uploaded, []
         if not done and not letters and delivered == Delivered():
             return
         self.moved = self.moved or bool(done)
         await self._channel.journal.do(
-            Journal.settle, self._channel.id, self._subject_id, done, dead=letters, delivered=delivered
+            Journal.settle,
+            self._channel.id,
+            self._subject_id,
+            done,
+            dead=letters,
+            delivered=delivered,
+            uploaded=uploaded,
+            whole=self._whole,
         )

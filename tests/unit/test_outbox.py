@@ -1,0 +1,327 @@
+"""The outbox: what the journal tells of its changes, and how sinks get through it."""
+
+from __future__ import annotations
+
+import gzip
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from syncd.core.changes import Section
+from syncd.core.events import Event
+from syncd.core.facts import Fact, ModelSeen, Reading, SubjectDeleted, SubjectKey
+from syncd.journal import database, outbox
+from syncd.journal.database import FILE_NAME, VERSION
+from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal
+from syncd.journal.outbox import Refusal
+from syncd.schemas.checking import check
+from tests.journal_filling import (
+    EXPERIMENT,
+    NOW_MS,
+    Clock,
+    artifact,
+    commit,
+    experiment,
+    head,
+    points,
+    run_id,
+    run_key,
+    tags,
+)
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "journals" / "v1.db.gz"
+LETTER = DeadLetter(Section.SMALL, "tags", b"{}", 1, "too long", "INVALID", 400)
+
+
+class Desk:
+    """A journal that tells, with one source and one destination."""
+
+    def __init__(self, state_dir: Path, *, event_source: str = "syncd/host") -> None:
+        self.state_dir = state_dir
+        self.clock = Clock()
+        self.event_source = event_source
+        self.open()
+        self.source = self.journal.register_source("local")
+        self.there = self.journal.register_destinations({"workspace": "http://a"})["workspace"]
+
+    def open(self) -> None:
+        self.journal = Journal.open(self.state_dir, wall_ms=self.clock, event_source=self.event_source)
+
+    def add(self, *facts: Fact) -> None:
+        commit(self.journal, self.source, self.there.audience, *facts)
+
+    def told(self, after: int = 0) -> list[Event]:
+        return outbox.events_after(self.journal, after, 1000)
+
+    def types(self, after: int = 0) -> list[str]:
+        return [event.short_type for event in self.told(after)]
+
+    @property
+    def newest(self) -> int:
+        return self.told()[-1].seq if self.told() else 0
+
+    def run(self, number: int = 1) -> int:
+        return run_id(self.journal, self.source, number)
+
+    def bind(self, subject: int, remote_id: str = "there") -> None:
+        self.journal.bind(self.there.id, subject, Binding(remote_id, "", False, False))
+
+    def settle(self, subject: int, *, sections: tuple[Section, ...] = tuple(Section), **options: object) -> None:
+        done = [(one, change.seq) for one in sections for change in self.journal.pending(self.there.id, subject, one)]
+        self.journal.settle(self.there.id, subject, done, **options)  # type: ignore[arg-type]
+
+    def synced_run(self) -> int:
+        """Make a run that ended and is synced."""
+        self.add(experiment(), head(1, status="FINISHED"), points(1, [1]))
+        self.bind(self.run())
+        self.settle(self.run(), delivered=Delivered(1, 0, 30))
+        return self.run()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path / "state")
+
+
+def model(status: str = "READY") -> ModelSeen:
+    return ModelSeen(SubjectKey("model", "m-1"), EXPERIMENT, "net", "", status, run_key(1).id, 5, params={}, tags={})
+
+
+# ---------------------------------------------------------------- what is told
+
+
+def test_a_run_s_life_is_told_in_order_once_and_fits_the_schemas(desk: Desk, tmp_path: Path) -> None:
+    desk.add(experiment("churn"), head(1), points(1, [1]))
+    desk.bind(desk.run())
+    desk.settle(desk.run(), delivered=Delivered(1, 0, 30))
+    assert desk.types() == ["run.discovered", "run.started"], "a run that goes on is not synced"
+    desk.add(head(1), artifact(1, "m.bin", tmp_path), head(1, status="FINISHED"))
+    seqs = [change.seq for change in desk.journal.pending(desk.there.id, desk.run(), Section.ARTIFACTS)]
+    desk.settle(desk.run(), delivered=Delivered(0, 1, 10), uploaded=seqs)
+    assert desk.types() == ["run.discovered", "run.started", "run.finished", "artifact.uploaded", "run.synced"]
+    assert {event.experiment for event in desk.told()} == {"churn"}
+    assert [check(f"events/{event.short_type}", event.data) for event in desk.told()] == [None] * 5
+    assert desk.told()[-1].data["sent"] == {"points": 1, "artifacts": 1, "bytes": 40}
+    assert desk.told()[-1].data["destination_run_id"] == "there"
+    assert {event.time_ms for event in desk.told()} == {NOW_MS}
+
+
+def test_nothing_is_told_by_a_journal_that_was_not_asked_to(tmp_path: Path) -> None:
+    silent = Desk(tmp_path / "silent", event_source="")
+    silent.synced_run()
+    silent.journal.destination_trouble(silent.there.id, "down", "no route")
+    assert silent.told() == []
+
+
+def test_a_rebuilt_journal_tells_the_same_ids(desk: Desk, tmp_path: Path) -> None:
+    desk.synced_run()
+    other = Desk(tmp_path / "other")
+    other.clock.now_ms += 86_400_000
+    other.synced_run()
+    assert [event.id for event in desk.told()] == [event.id for event in other.told()]
+    assert len({event.id for event in desk.told()}) == 3
+
+
+def test_a_commit_that_fails_tells_nothing(desk: Desk) -> None:
+    def readings() -> object:
+        yield Reading([experiment(), head(1)])
+        raise OSError("the store went away")
+
+    heard: list[int] = []
+    desk.journal.on_told = lambda: heard.append(1)
+    with pytest.raises(OSError, match="went away"):
+        desk.journal.commit(desk.source, desk.there.audience, readings())  # type: ignore[arg-type]
+    assert (desk.told(), heard) == ([], [])
+    desk.add(experiment(), head(1))
+    assert (desk.types(), heard) == (["run.discovered", "run.started"], [1])
+
+
+def test_a_run_is_synced_when_its_last_change_is_settled_and_again_after_a_later_one(desk: Desk) -> None:
+    run = desk.synced_run()
+    assert desk.types() == ["run.discovered", "run.finished", "run.synced"]
+    desk.settle(run)
+    assert desk.types()[3:] == [], "nothing was settled anew"
+    desk.clock.now_ms += 5000
+    desk.add(tags(1, owner="ann"), points(1, [2]))
+    desk.settle(run, sections=(Section.METRICS,))
+    assert desk.types()[3:] == [], "the tag still waits"
+    desk.settle(run)
+    assert desk.types()[3:] == ["run.synced"]
+    first, second = (event for event in desk.told() if event.short_type == "run.synced")
+    assert first.id != second.id
+
+
+@pytest.mark.parametrize("why", ["refused", "let go", "no identity", "deleted"])
+def test_a_run_of_which_not_all_is_there_is_not_synced(desk: Desk, why: str) -> None:
+    desk.add(experiment(), head(1, status="FINISHED"), points(1, [1]))
+    if why != "no identity":
+        desk.bind(desk.run())
+    if why == "deleted":
+        desk.add(SubjectDeleted(run_key(1)))
+    desk.settle(desk.run(), dead=[LETTER] if why == "refused" else [], whole=why != "let go")
+    told = ["run.discovered", "run.finished"] + (["dead_letter.added"] if why == "refused" else [])
+    assert desk.types() == told
+
+
+def test_a_run_is_synced_after_its_dead_letter_was_dealt_with(desk: Desk) -> None:
+    desk.add(experiment(), head(1, status="FINISHED"), tags(1, owner="ann"))
+    desk.bind(desk.run())
+    desk.settle(desk.run(), dead=[LETTER])
+    [letter] = [event for event in desk.told() if event.short_type == "dead_letter.added"]
+    assert (letter.data["letter"], letter.data["reason"], letter.data["status"]) == (1, "too long", 400)
+    with closing(sqlite3.connect(desk.state_dir / FILE_NAME)) as db, db:
+        db.execute("DELETE FROM dead_letter")
+    desk.add(tags(1, owner="bob"))
+    desk.settle(desk.run())
+    assert desk.types()[-1] == "run.synced"
+
+
+def test_a_run_waits_for_the_models_that_it_made(desk: Desk) -> None:
+    desk.add(experiment(), head(1, status="FINISHED"), model("PENDING"), model())
+    found = desk.journal.find_subject(desk.source, "model", "m-1")
+    assert found is not None
+    desk.bind(desk.run())
+    desk.bind(found)
+    desk.settle(desk.run())
+    assert desk.types() == ["run.discovered", "run.finished", "model.logged"]
+    desk.settle(found)
+    assert desk.types()[3:] == ["run.synced"]
+
+
+def test_each_destination_has_its_own_synced(desk: Desk) -> None:
+    both = desk.journal.register_destinations({"workspace": "http://a", "second": "http://b"})
+    desk.synced_run()
+    second = both["second"]
+    commit(desk.journal, desk.source, second.audience, experiment(), head(1, status="FINISHED"))
+    desk.journal.bind(second.id, desk.run(), Binding("other", "", False, False))
+    [change] = desk.journal.pending(second.id, desk.run(), Section.HEAD)
+    desk.journal.settle(second.id, desk.run(), [(Section.HEAD, change.seq)])
+    synced = [event.data["destination"] for event in desk.told() if event.short_type == "run.synced"]
+    assert synced == ["workspace", "second"]
+    assert desk.types().count("run.finished") == 1, "a second reading tells nothing again"
+
+
+def test_down_and_up_are_told_in_turn(desk: Desk) -> None:
+    there = desk.there.id
+    desk.journal.destination_up(there)
+    assert desk.types() == []
+    for state in ("throttled", "down", "auth", "throttled"):
+        desk.clock.now_ms += 1
+        desk.journal.destination_trouble(there, state, f"it is {state}")
+    assert desk.types() == ["destination.down", "destination.up"], "throttled is an answer"
+    desk.clock.now_ms += 1
+    desk.journal.destination_trouble(there, "auth", "401")
+    desk.journal.close()
+    desk.open()
+    desk.journal.destination_trouble(there, "down", "still")
+    assert desk.types() == ["destination.down", "destination.up", "destination.down"]
+    desk.clock.now_ms += 1
+    desk.journal.destination_up(there)
+    desk.journal.destination_up(there)
+    assert desk.types()[3:] == ["destination.up"]
+    assert [check(f"events/{event.short_type}", event.data) for event in desk.told()] == [None] * 4
+
+
+# ---------------------------------------------------------------- sinks
+
+
+def test_a_new_sink_begins_behind_the_newest_or_at_the_beginning_and_a_known_one_where_it_was(desk: Desk) -> None:
+    desk.synced_run()
+    outbox.register_sinks(desk.journal, {"now": False, "whole": True})
+    assert outbox.sink_cursor(desk.journal, "now") == desk.newest
+    assert outbox.sink_cursor(desk.journal, "whole") == 0
+    outbox.move_sink(desk.journal, "whole", 2, sent=2)
+    desk.journal.close()
+    desk.open()
+    outbox.register_sinks(desk.journal, {"now": True, "whole": False})
+    assert outbox.sink_cursor(desk.journal, "whole") == 2
+    outbox.move_sink(desk.journal, "whole", 1)
+    assert outbox.sink_cursor(desk.journal, "whole") == 2, "it never goes back"
+
+
+def test_events_stay_for_a_sink_that_is_away_and_go_when_all_are_past_them(desk: Desk) -> None:
+    for number in range(1, 7):
+        desk.add(experiment(), head(number))
+    outbox.register_sinks(desk.journal, {"here": True, "away": True})
+    outbox.move_sink(desk.journal, "here", 12)
+    assert outbox.prune(desk.journal, kept=4, most=100) == {}
+    assert len(desk.told()) == 12
+    outbox.move_sink(desk.journal, "away", 7)
+    assert outbox.prune(desk.journal, kept=4, most=100) == {}
+    assert [event.seq for event in desk.told()] == [8, 9, 10, 11, 12]
+    outbox.register_sinks(desk.journal, {"here": True})
+    assert outbox.prune(desk.journal, kept=4, most=100) == {}
+    assert [event.seq for event in desk.told()] == [9, 10, 11, 12], "nothing is kept for what is not configured"
+
+
+def test_a_sink_that_is_too_far_behind_loses_the_oldest_and_it_is_counted(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "_DROPPED_TOGETHER", 2)
+    for number in range(1, 7):
+        desk.add(experiment(), head(number))
+    outbox.register_sinks(desk.journal, {"away": True, "here": True})
+    outbox.move_sink(desk.journal, "here", 12)
+    outbox.move_sink(desk.journal, "away", 1)
+    assert outbox.prune(desk.journal, kept=3, most=5) == {"away": 6}
+    assert [event.seq for event in desk.told()] == [8, 9, 10, 11, 12]
+    assert outbox.sink_cursor(desk.journal, "away") == 7
+    assert outbox.prune(desk.journal, kept=3, most=5) == {}
+
+
+def test_what_a_sink_refuses_is_kept_whole_under_a_number_of_its_own(desk: Desk) -> None:
+    outbox.register_sinks(desk.journal, {"hook": True})
+    desk.add(experiment(), head(1, status="FINISHED"))
+    desk.settle(desk.run(), dead=[LETTER])
+    event = desk.told()[1]
+    outbox.move_sink(desk.journal, "hook", 2, refused=[(event, Refusal(reason="no such field", status=422))])
+    desk.add(tags(1, owner="ann"))
+    desk.settle(desk.run(), dead=[LETTER])
+    numbers = [event.data["letter"] for event in desk.told() if event.short_type == "dead_letter.added"]
+    assert numbers == [1, 3], "2 is the sink's"
+    assert outbox.letters_to_retry(desk.journal, "hook", 10) == []
+    with closing(sqlite3.connect(desk.state_dir / FILE_NAME)) as db, db:
+        db.execute("UPDATE sink_letter SET retry = 1")
+    [letter] = outbox.letters_to_retry(desk.journal, "hook", 10)
+    assert (letter.id, letter.event.id, letter.event.data) == (2, event.id, event.data)
+    outbox.settle_letter(desk.journal, "hook", 2, Refusal(reason="still not", status=422))
+    assert outbox.letters_to_retry(desk.journal, "hook", 10) == []
+    outbox.settle_letter(desk.journal, "hook", 2, None)
+    with closing(sqlite3.connect(desk.state_dir / FILE_NAME)) as db:
+        assert db.execute("SELECT COUNT(*) FROM sink_letter").fetchone() == (0,)
+
+
+# ---------------------------------------------------------------- an older journal
+
+
+def test_a_journal_of_version_1_goes_on(tmp_path: Path) -> None:
+    """The file was written by the code that had version 1."""
+    (tmp_path / FILE_NAME).write_bytes(gzip.decompress(FIXTURE.read_bytes()))
+    journal = Journal.open(tmp_path, event_source="syncd/host")
+    assert journal.rebuilt_from is None
+    there = journal.register_destinations({"workspace": "http://a"})["workspace"]
+    source = journal.register_source("local")
+    one, two = run_id(journal, source, 1), run_id(journal, source, 2)
+    assert len(journal.pending(there.id, one, Section.SMALL)) == 2
+    assert journal.sums(there.id)["dead_letters"] == 1
+    [change] = journal.pending(there.id, two, Section.HEAD)
+    journal.settle(there.id, two, [(Section.HEAD, change.seq)])
+    [event] = outbox.events_after(journal, 0, 10)
+    assert (event.short_type, event.data["destination_run_id"]) == ("run.synced", "remote-2")
+    journal.close()
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (VERSION,)
+
+
+def test_a_migrated_journal_has_the_schema_of_a_new_one(tmp_path: Path) -> None:
+    schemas = []
+    for name, content in (("new", b""), ("old", gzip.decompress(FIXTURE.read_bytes()))):
+        (tmp_path / name).mkdir()
+        if content:
+            (tmp_path / name / FILE_NAME).write_bytes(content)
+        database.connect(tmp_path / name / FILE_NAME).close()
+        with closing(sqlite3.connect(tmp_path / name / FILE_NAME)) as db:
+            schemas.append(db.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall())
+    assert schemas[0] == schemas[1]
