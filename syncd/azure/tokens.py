@@ -5,8 +5,8 @@ Rules
 1. One caller at a time renews a token, in its own time: there is no task in the background that could die unseen.
 2. A token that is due is renewed ahead by whoever comes first; the others go on with it, and so does that one if the
    renewal fails while the token still lives.
-3. A refused token is renewed at most once in ``REFUSED_AGAIN_S``: what is refused for a missing permission must not
-   become a storm at the sign-in service.
+3. A refused token is renewed at most once in ``REFUSED_AGAIN_S`` (or half a token's life, if that is shorter): what is
+   refused for a missing permission must not become a storm at the sign-in service.
 4. Ages are measured on the monotonic clock. A token that has just been handed out lives, whatever the wall clock says.
 """
 
@@ -45,6 +45,7 @@ class _Slot:
     ends_at_s: float = 0.0
     tried_at_s: float = float("-inf")
     refused_at_s: float = float("-inf")
+    refused_again_s: float = REFUSED_AGAIN_S
 
     def lives(self, now_s: float) -> bool:
         return self.token is not None and now_s < self.ends_at_s
@@ -72,20 +73,20 @@ class Tokens:
             AuthFailed, Transient: signing in failed, and there is no token that still lives.
         """
         slot = self._slots.setdefault(scope, _Slot())
-        will_do = slot.lives(self._monotonic()) and not refused
-        if slot.token is not None and will_do and (slot.lock.locked() or not self._is_due(slot)):
+        if slot.token is not None and slot.lives(self._monotonic()) and not refused and not self._is_due(slot):
             return slot.token
         async with slot.lock:
             return await self._renewed(slot, scope, refused=refused)
 
     def _is_due(self, slot: _Slot) -> bool:
+        """Whether the token is to be renewed ahead, and nobody has just begun to."""
         now_s = self._monotonic()
         return now_s >= slot.due_at_s and now_s - slot.tried_at_s >= TRY_AHEAD_AGAIN_S
 
     async def _renewed(self, slot: _Slot, scope: str, *, refused: bool) -> Token:
         """Return a new token, or the one that is there if that will do after all."""
         now_s = self._monotonic()
-        anew = refused and now_s - slot.refused_at_s >= REFUSED_AGAIN_S
+        anew = refused and now_s - slot.refused_at_s >= slot.refused_again_s
         kept = slot.token if slot.lives(now_s) and not anew else None
         if kept is not None and not self._is_due(slot):
             return kept
@@ -103,9 +104,11 @@ class Tokens:
 
     def _keep(self, slot: _Slot, token: Token) -> None:
         at_s, wall_s = self._monotonic(), self._now()
-        life_s = max(token.expires_on_s - wall_s, SHORTEST_LIFE_S)
+        told_s = token.expires_on_s - wall_s
+        life_s = max(told_s, SHORTEST_LIFE_S)
         ahead_s = min(AHEAD_S, life_s / 2)
         wished_s = life_s if token.refresh_on_s is None else token.refresh_on_s - wall_s
         slot.token = token
+        slot.refused_again_s = min(REFUSED_AGAIN_S, max(told_s, 1.0) / 2)
         slot.ends_at_s = at_s + life_s
         slot.due_at_s = at_s + min(life_s - ahead_s, wished_s)

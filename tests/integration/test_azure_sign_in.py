@@ -120,6 +120,19 @@ class TestWaysToSignIn:
     async def test_service_principal_with_a_secret(self, workspace: RunningWorkspace) -> None:
         assert await subject_of(workspace, principal(workspace)) == "service-principal"
 
+    async def test_a_secret_that_was_replaced_in_its_file_is_taken(
+        self, workspace: RunningWorkspace, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "secret"
+        file.write_text("the old one")
+        place = workspace.place
+        who = ServicePrincipal(tenant_id=place.tenant, client_id=place.client_id, secret=Secret.of_file(file))
+        made = credentials(workspace, who)
+        with pytest.raises(AuthFailed):
+            await made.token(SCOPE)
+        file.write_text(place.client_secret)
+        assert (await made.token(SCOPE)).text in workspace.state.identity.grants
+
     @pytest.mark.parametrize("password", [None, "pass word"])
     async def test_service_principal_with_a_certificate(
         self, workspace: RunningWorkspace, tmp_path: Path, password: str | None

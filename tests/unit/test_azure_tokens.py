@@ -115,6 +115,14 @@ async def test_a_refused_token_is_renewed_once_for_all_who_were_refused(authorit
     assert await authority.text(refused=True) == "t3"
 
 
+async def test_a_token_that_lives_for_seconds_is_renewed_each_time_it_ends(authority: Authority) -> None:
+    authority.life_s = 4.0
+    await authority.text()
+    for number in (2, 3, 4):
+        authority.now_s += 4
+        assert await authority.text(refused=True) == f"t{number}"
+
+
 async def test_a_refused_token_that_cannot_be_renewed_is_an_error_and_tried_again(authority: Authority) -> None:
     await authority.text()
     authority.failure = Transient("no answer")
