@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlsplit
 
+from syncd.azure.clouds import cloud_of_host
 from syncd.errors import ConfigError
 
 EXAMPLE: Final = (
@@ -123,6 +124,11 @@ class WorkspaceAddress:
     def path(self) -> str:
         """The scope as part of a URL."""
         return quote(self.scope, safe="/().-_")
+
+    def run_page(self, run_id: str) -> str:
+        """Return where a browser shows a run of the workspace, "" if its cloud is not known."""
+        cloud = cloud_of_host(self.host)
+        return f"{cloud.studio}/runs/{quote(run_id, safe='')}?wsid={self.path}" if cloud is not None else ""
 
     @property
     def tracking_url(self) -> str:

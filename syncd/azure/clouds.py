@@ -16,7 +16,8 @@ class Cloud:
 
     ``authority_host`` and ``resource_manager`` are https URLs without a trailing slash; they may be another way to the
     same cloud (a private link, a gateway). ``audience`` is whom Azure Resource Manager's tokens are for.
-    ``workspace_hosts`` and ``storage_hosts`` are how the names of workspace services and of storage end.
+    ``workspace_hosts`` and ``storage_hosts`` are how the names of workspace services and of storage end. ``studio`` is
+    the web page of all workspaces (learn.microsoft.com "how-to-access-azureml-behind-firewall").
     """
 
     name: str
@@ -25,6 +26,7 @@ class Cloud:
     audience: str
     workspace_hosts: str
     storage_hosts: str
+    studio: str
 
     @property
     def scope(self) -> str:
@@ -42,6 +44,7 @@ PUBLIC: Final = Cloud(
     audience="https://management.azure.com",
     workspace_hosts=".api.azureml.ms",
     storage_hosts=".core.windows.net",
+    studio="https://ml.azure.com",
 )
 US_GOVERNMENT: Final = Cloud(
     name="AzureUSGovernment",
@@ -50,6 +53,7 @@ US_GOVERNMENT: Final = Cloud(
     audience="https://management.usgovcloudapi.net",
     workspace_hosts=".api.ml.azure.us",
     storage_hosts=".core.usgovcloudapi.net",
+    studio="https://ml.azure.us",
 )
 CHINA: Final = Cloud(
     name="AzureChinaCloud",
@@ -58,6 +62,7 @@ CHINA: Final = Cloud(
     audience="https://management.chinacloudapi.cn",
     workspace_hosts=".api.ml.azure.cn",
     storage_hosts=".core.chinacloudapi.cn",
+    studio="https://studio.ml.azure.cn",
 )
 CLOUDS: Final = {cloud.name: cloud for cloud in (PUBLIC, US_GOVERNMENT, CHINA)}
 

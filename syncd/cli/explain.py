@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from syncd.azure.address import WorkspaceAddress
 from syncd.cli.asking import Asked, asked, counted, time_text
 from syncd.cli.exit_codes import ExitCode
 from syncd.cli.report import print_json, print_table, printable, size_text
@@ -133,7 +134,11 @@ def _letter(letter: LetterReport) -> dict[str, Any]:
 
 def _link(report: DestinationReport | None, experiment_id: str, there: RunOnDestination) -> str | None:
     """Return where a browser shows the run, for servers that have such a page."""
-    if report is None or not there.remote_id or not experiment_id or not report.uri.startswith(("http://", "https://")):
+    if report is None or not there.remote_id or not experiment_id:
+        return None
+    if report.uri.startswith("azureml:"):
+        return WorkspaceAddress.of_uri(report.uri).run_page(there.remote_id) or None
+    if not report.uri.startswith(("http://", "https://")):
         return None
     return f"{report.uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{there.remote_id}"
 

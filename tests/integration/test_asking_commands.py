@@ -36,6 +36,11 @@ from tests.journal_filling import (
     tags,
 )
 
+WORKSPACE = (
+    "azureml://westeurope.api.azureml.ms/mlflow/v2.0/subscriptions/00000000-0000-0000-0000-000000000001"
+    "/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/ws"
+)
+
 
 class Asker:
     """A journal with source ``local`` and destinations ``near`` and ``far``, and the commands on it."""
@@ -45,7 +50,7 @@ class Asker:
         self._capsys = capsys
         self.journal = Journal.open(state_dir)
         self.source = self.journal.register_source("local")
-        rows = self.journal.register_destinations({"near": "http://near:5000/", "far": "azureml://far"})
+        rows = self.journal.register_destinations({"near": "http://near:5000/", "far": WORKSPACE})
         self.near, self.far = rows["near"].id, rows["far"].id
         self.audience = rows["near"].audience
 
@@ -215,7 +220,7 @@ def test_status_counts_per_source_and_destination(asker: Asker, tmp_path: Path) 
         "1 dead letter (",
         "line 3 is not a point",
         "1 value kept",
-        "far  azureml://far",
+        f"far  {WORKSPACE}",
     ):
         assert words in text
 
@@ -373,6 +378,9 @@ def test_a_run_that_is_there_is_explained_with_its_link(asker: Asker) -> None:
     assert near["link"] == "http://near:5000/#/experiments/55/runs/remote1"
     assert (near["state"], near["reasons"]) == ("synced", [])
     assert asker.explained(1, "far")["link"] is None
+    asker.deliver(asker.far, 1, points=1, bytes=60)
+    studio = "https://ml.azure.com/runs/remote1?wsid=/subscriptions/"
+    assert asker.explained(1, "far")["link"].startswith(studio)
     text = asker.text(f"explain {run_key(1).id}")
     assert "near: everything that was read of it is there" in text
     assert "on it as remote1  http://near:5000/#/experiments/55/runs/remote1" in text

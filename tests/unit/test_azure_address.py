@@ -50,6 +50,11 @@ class TestAddress:
         address = WorkspaceAddress.of_resource_id(SCOPE.replace("resourceGroups", "resourcegroups"))
         assert address.scope == SCOPE
 
+    def test_a_run_has_a_page_in_its_clouds_studio(self) -> None:
+        page = WorkspaceAddress.of_uri(f"azureml://{HOST}{SCOPE}").run_page("r 1")
+        assert page == f"https://ml.azure.com/runs/r%201?wsid={SCOPE}"
+        assert WorkspaceAddress.of_uri(f"azureml://127.0.0.1{SCOPE}").run_page("r") == ""
+
     def test_without_a_host_it_names_the_workspace_and_no_service(self) -> None:
         address = WorkspaceAddress(subscription_id=SUBSCRIPTION, resource_group="rg", workspace="ws")
         assert WorkspaceAddress.of_uri(address.uri) == address
