@@ -28,7 +28,7 @@ from syncd.azure.sign_in import (
     SignIn,
     WorkloadIdentity,
 )
-from syncd.azure.sign_in_errors import translated
+from syncd.azure.sign_in_errors import SignInBusy, translated
 from syncd.azure.tokens import Token, Tokens
 from syncd.errors import AuthFailed, DestinationError, Transient
 from syncd.rest.client import TokenProvider
@@ -112,11 +112,16 @@ class Credentials:
         return await self._signed_in(self.sign_in, scope)
 
     async def _sign_in_by_machine(self, sign_in: ManagedIdentityOrCli, scope: str) -> Token:
-        """Try the managed identity, then the Azure CLI, and keep to the one that gave a token."""
+        """Try the managed identity, then the Azure CLI, and keep to the one that gave a token.
+
+        An identity that is there and busy is waited for: the CLI's account may be another one.
+        """
         failures: list[DestinationError] = []
         for one in (ManagedIdentity(sign_in.client_id), AzureCli()):
             try:
                 token = await self._signed_in(one, scope)
+            except SignInBusy:
+                raise
             except DestinationError as error:
                 failures.append(error)
                 continue
@@ -132,14 +137,16 @@ class Credentials:
         ) from failures[-1]
 
     async def _signed_in(self, sign_in: _ByAzureIdentity, scope: str) -> Token:
+        await asyncio.to_thread(_import_azure_identity)
+        from azure.core.exceptions import AzureError
+
         try:
             async with asyncio.timeout(SIGN_IN_S):
-                await asyncio.to_thread(_import_azure_identity)
                 async with _credential(sign_in, self._authority_host, self._ca_file) as credential:
                     info = await credential.get_token_info(scope)
         except TimeoutError as exc:
             raise Transient(f"no answer in {SIGN_IN_S:g} s", doing=DOING, target=str(sign_in)) from exc
-        except Exception as exc:
+        except (AzureError, ValueError, TypeError, OSError) as exc:  # the last three: of its files and their content
             raise translated(exc, sign_in, doing=DOING) from exc
         return Token(info.token, info.expires_on, info.refresh_on)
 

@@ -36,6 +36,10 @@ _PASSING: Final = frozenset({408, 410, 429, *range(500, 600)})
 _LONGEST: Final = 400
 
 
+class SignInBusy(Transient):
+    """The sign-in service is there, and cannot answer now."""
+
+
 def translated(exc: Exception, sign_in: SignIn, *, doing: str) -> DestinationError:
     """Return our error for what azure-identity raised, or what reading a file of the credential raised."""
     from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
@@ -45,7 +49,7 @@ def translated(exc: Exception, sign_in: SignIn, *, doing: str) -> DestinationErr
     for cause in _causes(exc):
         if isinstance(cause, HttpResponseError) and cause.status_code in _PASSING:
             wish = retry_after_s(getattr(cause.response, "headers", {}).get("Retry-After"))
-            return Transient(text, retry_after_s=wish, throttled=cause.status_code == 429, **about)
+            return SignInBusy(text, retry_after_s=wish, throttled=cause.status_code == 429, **about)
         if isinstance(cause, ServiceRequestError | ServiceResponseError | TimeoutError):
             return Transient(text, hint=_unanswered(sign_in), **about)
     return AuthFailed(text, hint=_advice(text, sign_in), **about)

@@ -24,6 +24,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from syncd import __version__
+from syncd.azure.sign_in import FixedToken
 from syncd.cli.probing import probe_destination
 from syncd.cli.report import duration_text, size_text
 from syncd.configuration import Configuration, DestinationSettings, MlflowDbSettings
@@ -222,7 +223,8 @@ def credentials(destination: DestinationSettings, *, now_s: float, answer: str |
         answer: what the destination said to a request with them, or why it could not be asked.
     """
     name, value = f"credentials of {destination.name}", _kind_of_credentials(destination)
-    expires_at_s = expiry_of(destination.token.reveal()) if destination.token is not None else None
+    token = _fixed_token(destination)
+    expires_at_s = expiry_of(token) if token else None
     if expires_at_s is not None and expires_at_s <= now_s:
         return Finding(name, "problem", f"{value}, ran out {duration_text(now_s - expires_at_s)} ago", "get a new one")
     if expires_at_s is not None:
@@ -232,6 +234,13 @@ def credentials(destination: DestinationSettings, *, now_s: float, answer: str |
     if isinstance(answer, SyncdError):
         return Finding(name, "unknown", f"{value}, not tried: the destination could not be asked")
     return Finding(name, "ok", f"{value}, accepted when the experiments were asked for (writing was not tried)")
+
+
+def _fixed_token(destination: DestinationSettings) -> str:
+    if destination.workspace is not None:
+        sign_in = destination.workspace.sign_in
+        return sign_in.token.reveal() if isinstance(sign_in, FixedToken) else ""
+    return destination.token.reveal() if destination.token is not None else ""
 
 
 def _kind_of_credentials(destination: DestinationSettings) -> str:

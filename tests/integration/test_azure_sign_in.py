@@ -193,6 +193,9 @@ class TestWaysToSignIn:
         assert await subject_of(workspace, ManagedIdentityOrCli()) == "service-principal"
         monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", workspace.place.url)
         assert await subject_of(workspace, ManagedIdentityOrCli()) == "managed-identity"
+        workspace.state.faults.add(Fault("fail", "token/imds", status=500))
+        with pytest.raises(Transient):  # not the CLI's account, which may be another
+            await subject_of(workspace, ManagedIdentityOrCli())
 
     async def test_azures_sdks_take_it_for_one_of_their_credentials(self, workspace: RunningWorkspace) -> None:
         async with credentials(workspace, principal(workspace)) as made:

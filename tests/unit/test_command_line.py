@@ -11,12 +11,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from syncd import __version__
+from syncd.azure.sign_in import FixedToken
 from syncd.cli import machine, main, report, validate
 from syncd.cli.exit_codes import ExitCode, exit_code_of
 from syncd.configuration import (
@@ -26,9 +28,15 @@ from syncd.configuration import (
     MlflowDbSettings,
     MlrunsSettings,
     Secret,
+    destination_of_argument,
 )
 from syncd.core.jwt import expiry_of
 from syncd.errors import AuthFailed, ConfigError, JournalError, OutcomeUnknown, Rejected, SyncdError, Transient
+
+SCOPE = (
+    "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/g"
+    "/providers/Microsoft.MachineLearningServices/workspaces/ws"
+)
 
 
 def parsed(line: str) -> argparse.Namespace:
@@ -47,6 +55,16 @@ def test_the_contracts_commands_are_there_with_their_flags() -> None:
     assert parsed("run --config f").config == "f"
     assert parsed("status --json").json
     assert parsed("runs --json").json
+    check = parsed("workspace check azureml://h --write --config f --json")
+    assert (check.action, check.workspace, check.write, check.config, check.json) == (
+        "check",
+        "azureml://h",
+        True,
+        "f",
+        True,
+    )
+    show = parsed("workspace show --subscription s --resource-group g --workspace-name w")
+    assert (show.workspace, show.subscription, show.resource_group, show.workspace_name) == (None, "s", "g", "w")
     assert parsed("explain 1234 --json").run == "1234"
     assert parsed("dlq list").action == "list"
     assert parsed("dlq show 3").ids == [3]
@@ -421,6 +439,10 @@ def test_a_token_that_ran_out_is_a_problem_and_is_not_shown() -> None:
     assert good.value.startswith("token from file, good for 1 min, accepted")
     assert expiry_of("dapi0123") is None
     assert expiry_of("a.b.c") is None
+    workspace = destination_of_argument(f"azureml://h{SCOPE}", environment={}).workspace
+    assert workspace is not None
+    into_azure = DestinationSettings(name="w", uri="x", workspace=replace(workspace, sign_in=FixedToken(token)))
+    assert machine.credentials(into_azure, now_s=1060, answer="").value == "the fixed token, ran out 1 min ago"
     bare = DestinationSettings(name="team", uri="https://h")
     assert machine.credentials(bare, now_s=0, answer="MLflow").value.startswith("none, accepted")
 
