@@ -32,7 +32,8 @@ class MessageSource(Protocol):
     """One entity of one broker. All methods may raise Transient or AuthFailed; none retries by itself.
 
     Rules: a message is held (locked, unacknowledged) from ``receive`` until exactly one of ``complete``, ``refuse`` and
-    ``release``; its holder is kept alive meanwhile. Redelivery after a lost connection is normal.
+    ``release``; its holder is kept alive meanwhile. A broker hands over only so many before some are settled
+    (mosquitto: 20), so nobody may wait for more before it settles. Redelivery after a lost connection is normal.
     """
 
     name: str

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import json
 import sys
 from pathlib import Path
@@ -15,6 +16,9 @@ from typing import Any
 from tests.standins.service_bus.broker import STANDARD_TIER_BYTES, Broker
 from tests.standins.service_bus.entities import Entity, Rules
 from tests.standins.service_bus.faults import Fault
+from tests.standins.service_bus.messages import compose
+
+COMMAND_BYTES = 64 * 1024 * 1024
 
 
 def obey(broker: Broker, name: str, given: dict[str, Any]) -> Any:
@@ -28,6 +32,8 @@ def obey(broker: Broker, name: str, given: dict[str, Any]) -> Any:
             return broker.faults.set(Fault(given["fault"]), given["times"])
         case "drop":
             return broker.drop_connections()
+        case "put":
+            return _put(broker, given["address"], given["messages"])
         case "count":
             return len(_entity(broker, given["address"]).messages)
         case "messages":
@@ -40,6 +46,13 @@ def _entity(broker: Broker, address: str) -> Entity:
     if entity is None:
         raise ValueError(f"no such entity: {address}")
     return entity
+
+
+def _put(broker: Broker, address: str, messages: list[dict[str, Any]]) -> None:
+    for message in messages:
+        payload = compose(base64.b64decode(message.pop("body")), **message)
+        for entity in broker.targets(address):
+            entity.put(payload)
 
 
 def _shown(message: Any) -> dict[str, Any]:
@@ -59,7 +72,7 @@ async def main(folder: Path, port: int, max_message_bytes: int) -> None:
     broker = Broker(folder, max_message_bytes=max_message_bytes)
     server = await broker.serve(port)
     print(json.dumps(server.sockets[0].getsockname()[1]), flush=True)
-    commands = asyncio.StreamReader()
+    commands = asyncio.StreamReader(limit=COMMAND_BYTES)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
     async for line in commands:
         name, given = json.loads(line)

@@ -143,7 +143,7 @@ class Connection:
         elif found.code == Op.END:
             self._sessions.pop(found.channel).end()
             self.write(frame(found.channel, Op.END))
-        else:
+        elif found.channel in self._sessions:  # a client may still write to a session that it has ended
             self._take_on(self._sessions[found.channel], found, fields)
 
     def _take_on(self, session: Session, found: Frame, fields: list[Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -55,6 +56,21 @@ def unpack_batch(payload: bytes, message_format: int) -> list[bytes]:
 def value_of(payload: bytes, part: Part) -> Any:
     """Return the value of the first such section, None if there is none."""
     return next((value for found, value, _ in split(payload) if found == part), None)
+
+
+def compose(
+    body: bytes,
+    *,
+    message_id: str = "",
+    session: str = "",
+    content_type: str = "",
+    properties: Mapping[str, str] | None = None,
+) -> bytes:
+    """Return a message as a client would send it."""
+    fields = [message_id or None, None, None, None, None, None, Symbol(content_type) if content_type else None]
+    fields += [None, None, None, session or None]
+    extra = section(Part.APPLICATION_PROPERTIES, dict(properties)) if properties else b""
+    return section(Part.PROPERTIES, fields) + extra + section(Part.DATA, body)
 
 
 @dataclass(slots=True)

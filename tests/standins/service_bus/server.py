@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,17 @@ class ServiceBus(Startable):
         """Have a topic and a subscription of it; return the subscription's address."""
         self._obey("subscription", topic=topic, name=name, **rules)
         return f"{topic}/Subscriptions/{name}"
+
+    def put(self, address: str, bodies: Iterable[bytes], **options: Any) -> None:
+        """Have messages in a queue or topic, as if a client had sent them: see ``messages.compose`` for the options.
+
+        Without ``message_id`` each is named after its place in the call.
+        """
+        messages = [
+            {"message_id": f"id-{number}", **options, "body": base64.b64encode(body).decode()}
+            for number, body in enumerate(bodies)
+        ]
+        self._obey("put", address=address, messages=messages)
 
     def fault(self, fault: Fault, times: int = 1) -> None:
         """Show a fault so many times from now on."""

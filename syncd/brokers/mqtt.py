@@ -1,0 +1,104 @@
+"""MQTT: where a broker is, how to connect to it, and what aiomqtt's errors mean; imports aiomqtt when it is used."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from syncd.errors import AuthFailed, DestinationError, OutcomeUnknown, Transient
+
+if TYPE_CHECKING:
+    import aiomqtt
+
+    from syncd.brokers.mqtt_client import MqttClient
+
+# CONNACK and DISCONNECT codes of MQTT 5 (section 2.4); paho-mqtt 2 gives those of 3.1.1 these numbers as well.
+BAD_USER, NOT_AUTHORIZED, BANNED, BAD_METHOD = 0x86, 0x87, 0x8A, 0x8C
+TAKEN_OVER: Final = 0x8E
+_REFUSED: Final = frozenset({BAD_USER, NOT_AUTHORIZED, BANNED, BAD_METHOD})
+FAILURE: Final = 0x80
+
+
+def _ignore(message: aiomqtt.Message) -> None:
+    """Take no notice: who only sends subscribes to nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MqttAddress:
+    """One broker and who connects to it. Files are PEM; ``ca_file`` None is the system's trust."""
+
+    host: str
+    port: int
+    client_id: str
+    version_5: bool = True
+    tls: bool = False
+    ca_file: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    keepalive_s: int = 60
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """Return how to encrypt, from the files as they are now; None without TLS.
+
+        Raises:
+            AuthFailed: a file is missing or not what it should be.
+        """
+        if not self.tls:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+            if self.client_certificate is not None:
+                context.load_cert_chain(self.client_certificate, self.client_key)
+        except (OSError, ssl.SSLError) as exc:
+            hint = "check ca_file, client_certificate and client_key"
+            raise AuthFailed(str(exc), doing="preparing TLS for", target=str(self), hint=hint) from exc
+        return context
+
+    async def open_client(
+        self, *, session_expiry_s: float | None = None, arrived: Callable[[aiomqtt.Message], None] = _ignore
+    ) -> MqttClient:
+        """Return a client; entering it connects.
+
+        Args:
+            session_expiry_s: so long the broker keeps the session while the client is away; None for no session.
+            arrived: is called with each message that comes.
+
+        Raises:
+            AuthFailed: a file of TLS is missing or not what it should be.
+        """
+        from syncd.brokers.mqtt_client import MqttClient
+
+        tls = await asyncio.to_thread(self.tls_context)
+        return MqttClient(self, tls=tls, session_expiry_s=session_expiry_s, arrived=arrived)
+
+
+def translated(exc: Exception, *, doing: str, address: MqttAddress) -> DestinationError:
+    """Return our error for what aiomqtt raised; a lost answer is OutcomeUnknown."""
+    if isinstance(exc, DestinationError):
+        return exc
+    about: dict[str, Any] = {"doing": doing, "target": str(address)}
+    code = reason_code(getattr(exc, "rc", None))
+    text = str(exc) or type(exc).__name__
+    if code in _REFUSED:
+        return AuthFailed(text, hint="check username, password and what the broker allows them", **about)
+    if code == TAKEN_OVER:
+        hint = f"another client connects with client_id {address.client_id!r}: give each its own"
+        return Transient(text, hint=hint, **about)
+    if "certificate" in text.lower():
+        return Transient(text, hint="check ca_file, and that host is a name in the broker's certificate", **about)
+    return OutcomeUnknown(text, **about)
+
+
+def reason_code(rc: Any) -> int:
+    """Return the number of one of paho's reason codes, 0 for none."""
+    value = getattr(rc, "value", rc)
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,142 @@
+"""aiomqtt's client, with acknowledgements by hand and refused publications noticed.
+
+aiomqtt 2.5 acknowledges what it receives at once and takes no notice of the reason code of a PUBACK. Both are things of
+the paho-mqtt client inside it, whose own API has them (``manual_ack_set``, ``ack``, the ``on_publish`` callback).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import aiomqtt
+from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from syncd.brokers.mqtt import FAILURE, MqttAddress, reason_code
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Sequence
+
+AT_LEAST_ONCE: Final = 1
+# CONNECT's Session Expiry Interval that never ends (MQTT 5, section 3.1.2.11.2).
+FOR_EVER_S: Final = 2**32 - 1
+TIMEOUT_S: Final = 30.0
+FLUSH_S: Final = 5.0
+NO_TOPIC: Final = "syncd/nobody/subscribes/to/this"
+
+
+Arrived = Callable[[aiomqtt.Message], None]
+
+
+class Refused(Exception):
+    """The broker does not allow a subscription or publication; ``rc`` says why (MQTT 5)."""
+
+    def __init__(self, what: str, rc: Any) -> None:
+        super().__init__(f"{what}: {rc}")
+        self.rc = rc
+
+
+class Handing(asyncio.Queue[aiomqtt.Message]):
+    """A queue that holds nothing: each message is handed on at once. It spares a task for each, as aiomqtt has it."""
+
+    def __init__(self, arrived: Arrived, maxsize: int = 0) -> None:
+        super().__init__(maxsize)
+        self._arrived = arrived
+
+    def put_nowait(self, item: aiomqtt.Message) -> None:
+        """Hand a message on."""
+        self._arrived(item)
+
+
+class MqttClient(aiomqtt.Client):
+    """A connection; enter it to connect. ``session_expiry_s`` None: the broker keeps no session.
+
+    ``arrived`` is called with each message that comes.
+    """
+
+    def __init__(
+        self, address: MqttAddress, *, tls: ssl.SSLContext | None, session_expiry_s: float | None, arrived: Arrived
+    ) -> None:
+        self._version_5 = address.version_5
+        self._refusals: list[Any] = []
+        keeps = session_expiry_s is not None
+        properties = None
+        if address.version_5 and session_expiry_s is not None:
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            properties.SessionExpiryInterval = min(FOR_EVER_S, math.ceil(session_expiry_s))
+        super().__init__(
+            address.host,
+            address.port,
+            username=address.username,
+            password=address.password,
+            identifier=address.client_id,
+            protocol=aiomqtt.ProtocolVersion.V5 if address.version_5 else aiomqtt.ProtocolVersion.V311,
+            clean_session=None if address.version_5 else not keeps,
+            clean_start=not keeps if address.version_5 else MQTT_CLEAN_START_FIRST_ONLY,
+            properties=properties,
+            keepalive=address.keepalive_s,
+            tls_context=tls,
+            queue_type=partial(Handing, arrived),  # type: ignore[arg-type]
+            timeout=TIMEOUT_S,
+        )
+        self.pending_calls_threshold = 10_000  # it warns of more
+        self._client.manual_ack_set(True)
+
+    async def subscribe_to(self, topics: Sequence[str]) -> None:
+        """Subscribe with QoS 1; what was retained is not sent (MQTT 5; in 3.1.1 it comes with ``retain`` set).
+
+        Raises:
+            Refused: the broker does not allow one of them.
+        """
+        for topic in topics:
+            if self._version_5:
+                options = SubscribeOptions(qos=AT_LEAST_ONCE, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+                answers = await self.subscribe(topic, options=options)
+            else:
+                answers = await self.subscribe(topic, qos=AT_LEAST_ONCE)
+            if any(reason_code(answer) >= FAILURE for answer in answers):
+                raise Refused(f"subscribing to {topic}", answers[0])
+
+    async def until_disconnected(self) -> None:
+        """Wait until the connection is lost; raises aiomqtt's error then."""
+        await anext(self.messages)
+
+    def acknowledge(self, message: aiomqtt.Message) -> None:
+        """Tell the broker that a message has been taken, so that it is not sent again."""
+        self._client.ack(message.mid, message.qos)
+
+    async def flush(self) -> None:
+        """Wait until the broker has taken all acknowledgements: it answers one packet after the other.
+
+        Who disconnects without that closes the socket on answers that are under way, and the broker then throws away
+        what it has not read (seen with mosquitto 2.0.11).
+        """
+        with contextlib.suppress(aiomqtt.MqttError):
+            await self.unsubscribe(NO_TOPIC, timeout=FLUSH_S)
+
+    async def publish_confirmed(self, topic: str, payload: bytes, *, content_type: str) -> None:
+        """Publish with QoS 1 and wait for the broker's answer.
+
+        Raises:
+            Refused: it, or another one published at the same time, is not allowed (MQTT 5; 3.1.1 does not tell).
+        """
+        properties = None
+        if self._version_5:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.ContentType = content_type
+        await self.publish(topic, payload, qos=AT_LEAST_ONCE, properties=properties)
+        if self._refusals:
+            raise Refused(f"publishing to {topic}", self._refusals.pop())
+
+    def _on_publish(self, client: Any, userdata: Any, mid: int, reason_code: Any, properties: Any) -> None:
+        if getattr(reason_code, "is_failure", False):
+            self._refusals.append(reason_code)
+        super()._on_publish(client, userdata, mid, reason_code, properties)

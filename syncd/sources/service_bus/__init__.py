@@ -1,0 +1,5 @@
+"""The messages of a Service Bus queue or subscription."""
+
+from syncd.sources.service_bus.source import ServiceBusSource
+
+__all__ = ["ServiceBusSource"]

@@ -1,0 +1,217 @@
+"""Receive from a Service Bus queue or subscription, with sessions where it has them.
+
+Rules
+-----
+1. Links are kept open (opening one takes half a second) and read in tasks of their own, so that a ``receive`` that is
+   cancelled loses nothing that has arrived.
+2. Where the entity requires sessions, at most ``max_sessions`` links hold one session each. A session that is silent
+   is given back: after ``CROWDED_S`` if all links are taken, since another session may wait, else after ``SILENT_S``.
+3. A link that fails ends; ``receive`` says why, and the next ``receive`` opens another one.
+4. What is settled on a link that has failed meanwhile is delivered again: the same as a lost lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from syncd.brokers.ending import end
+from syncd.brokers.service_bus import ServiceBusAddress, translated
+from syncd.errors import DestinationError
+from syncd.sources.messages import Message
+from syncd.sources.service_bus.links import Link, SessionLost
+from syncd.sources.service_bus.reading import Handle
+
+if TYPE_CHECKING:
+    from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
+
+BATCH: Final = 250
+# The library keeps as much of a session in its buffer: 32 messages of 256 KB, for each of the sessions.
+SESSION_BATCH: Final = 32
+WAIT_S: Final = 5.0
+SESSION_WAIT_S: Final = 0.5
+CROWDED_S: Final = 0.4
+SILENT_S: Final = 30.0
+# How long the service looks for a session before it answers that there is none; less than ``TRY_S``.
+ACCEPT_S: Final = 25
+# So many links look for a session at once: each of them polls its connection.
+ACCEPTING: Final = 4
+# learn.microsoft.com "service-bus-dead-letter-queues" (read 2026-11): both texts may have so many characters.
+DEAD_LETTER_CHARACTERS: Final = 4096
+
+
+class ServiceBusSource:
+    """One queue or subscription; a ``MessageSource``."""
+
+    def __init__(self, name: str, address: ServiceBusAddress, *, max_sessions: int = 8) -> None:
+        self.name = name
+        self._address = address
+        self._max_sessions = max_sessions
+        self._has_sessions = False
+        self._client: ServiceBusClient | None = None
+        self._links: set[asyncio.Task[None]] = set()
+        self._open_links: set[Link] = set()
+        self._accepting = asyncio.Semaphore(ACCEPTING)
+        self._arrived: deque[Message] = deque()
+        self._failure: DestinationError | None = None
+        self._news = asyncio.Event()
+
+    # -- the door --------------------------------------------------------------------------------------------------
+
+    async def receive(self, *, most: int, most_bytes: int) -> Sequence[Message]:
+        """Wait for messages (see ``MessageSource``)."""
+        while True:
+            if self._arrived:
+                return self._take(most, most_bytes)
+            if self._failure is not None:
+                failure, self._failure = self._failure, None
+                raise failure
+            self._have_links()
+            for link in self._open_links:
+                link.want()
+            await self._news.wait()
+            self._news.clear()
+
+    async def complete(self, messages: Sequence[Message]) -> None:
+        """Settle messages (see ``MessageSource``)."""
+        for link, of_link in _by_link(messages).items():
+            await link.complete(of_link)
+
+    async def refuse(self, message: Message, *, reason: str, description: str) -> None:
+        """Dead-letter a message with its reason and description, cut to what the broker keeps."""
+        for link, of_link in _by_link([message]).items():
+            await link.dead_letter(
+                of_link[0], reason=reason[:DEAD_LETTER_CHARACTERS], description=description[:DEAD_LETTER_CHARACTERS]
+            )
+
+    async def release(self, messages: Sequence[Message]) -> None:
+        """Give messages back unread."""
+        for link, of_link in _by_link(messages).items():
+            await link.abandon(of_link)
+
+    async def close(self) -> None:
+        """Give everything back and disconnect."""
+        await end(self._links)
+        self._arrived.clear()
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    def _take(self, most: int, most_bytes: int) -> list[Message]:
+        taken: list[Message] = []
+        size_bytes = 0
+        while self._arrived and len(taken) < most and size_bytes < most_bytes:
+            taken.append(self._arrived.popleft())
+            size_bytes += len(taken[-1].body)
+        return taken
+
+    # -- links -----------------------------------------------------------------------------------------------------
+
+    def _have_links(self) -> None:
+        while len(self._links) < (self._max_sessions if self._has_sessions else 1):
+            task = asyncio.create_task(self._follow(), name=f"receive {self.name}")
+            self._links.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Keep why a link failed for the next ``receive``."""
+        self._links.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            self._failure = translated(error, doing="receiving from", address=self._address)
+        self._news.set()
+
+    async def _follow(self) -> None:
+        """Read one link after another, each until it has nothing more to give, or fails."""
+        if not self._has_sessions:
+            async with self._open(most=BATCH) as link:
+                if link is not None:
+                    await self._read(link)
+            self._has_sessions = True
+            self._news.set()  # there may be more links now
+        while True:
+            await self._follow_session()
+
+    async def _follow_session(self) -> None:
+        from azure.servicebus import NEXT_AVAILABLE_SESSION
+
+        options = {"session_id": NEXT_AVAILABLE_SESSION, "max_wait_time": ACCEPT_S, "prefetch_count": SESSION_BATCH - 1}
+        async with self._open(most=SESSION_BATCH, **options) as link:
+            if link is not None:
+                with contextlib.suppress(SessionLost):
+                    await self._read(link)
+
+    async def _read(self, link: Link) -> None:
+        """Hand over what a link receives; return when its session is silent."""
+        heard_s = time.monotonic()
+        while not link.session or not self._is_silent(time.monotonic() - heard_s):
+            messages = await link.receive(SESSION_WAIT_S if link.session or link.holds_any else WAIT_S)
+            if messages:
+                self._arrived.extend(messages)
+                self._news.set()
+                heard_s = time.monotonic()
+            if link.holds_any:
+                await link.hand_free()
+                heard_s = time.monotonic()
+
+    def _is_silent(self, silence_s: float) -> bool:
+        crowded = len(self._open_links) >= self._max_sessions
+        return silence_s > (CROWDED_S if crowded else SILENT_S)
+
+    @contextlib.asynccontextmanager
+    async def _open(self, *, most: int, **options: Any) -> AsyncIterator[Link | None]:
+        """Open a link; None if there is no session that nobody holds, or if a link without one is not possible."""
+        receiver = self._receiver(**options)
+        try:
+            async with self._accepting:
+                link = Link(receiver, address=self._address, most=most) if await self._opened(receiver) else None
+        except BaseException:
+            await receiver.close()
+            raise
+        if link is not None:
+            self._open_links.add(link)
+        try:
+            yield link
+        finally:
+            if link is not None:
+                self._open_links.discard(link)
+            await (link or receiver).close()
+
+    async def _opened(self, receiver: ServiceBusReceiver) -> bool:
+        """Open; return whether that is possible: there is a session, or the entity has none."""
+        from azure.servicebus import exceptions
+
+        try:
+            await receiver.__aenter__()
+        except exceptions.OperationTimeoutError:
+            if self._has_sessions:
+                return False
+            raise
+        except exceptions.ServiceBusError as exc:
+            if not self._has_sessions and REQUIRES_SESSIONS in str(exc):
+                return False
+            raise
+        return True
+
+    def _receiver(self, **options: Any) -> ServiceBusReceiver:
+        if self._client is None:
+            self._client = self._address.open_client()
+        if self._address.queue:
+            return self._client.get_queue_receiver(self._address.queue, **options)
+        return self._client.get_subscription_receiver(self._address.topic, self._address.subscription, **options)
+
+
+# The service's words for a link without a session to an entity that has them (amqp:not-allowed).
+REQUIRES_SESSIONS: Final = "requires sessions"
+
+
+def _by_link(messages: Sequence[Message]) -> dict[Link, list[Message]]:
+    found: defaultdict[Link, list[Message]] = defaultdict(list)
+    for message in messages:
+        assert isinstance(message.handle, Handle), "a message of another source"
+        found[message.handle.link].append(message)
+    return found

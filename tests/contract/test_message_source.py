@@ -1,0 +1,164 @@
+"""What a ``MessageSource`` promises, asked of every broker that syncd speaks with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from syncd.errors import AuthFailed, Transient
+from tests.contract.message_brokers import (
+    MEGABYTE,
+    BrokerUnderTest,
+    MosquittoUnderTest,
+    ServiceBusUnderTest,
+    received,
+)
+
+PATIENCE_S = 60.0
+BROKERS = ("service-bus", "service-bus-sessions", "mqtt-5", "mqtt-3.1.1")
+
+
+@pytest.fixture(scope="module", params=BROKERS)
+def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerUnderTest]:
+    folder = tmp_path_factory.mktemp(request.param)
+    found: BrokerUnderTest
+    if request.param.startswith("service-bus"):
+        found = ServiceBusUnderTest(folder, sessions="sessions" in request.param)
+    else:
+        found = MosquittoUnderTest(folder, version_5=request.param == "mqtt-5")
+    yield found
+    found.kill()
+
+
+@pytest.fixture
+async def place(broker: BrokerUnderTest) -> str:
+    return await broker.place()
+
+
+async def bodies_left(broker: BrokerUnderTest, place: str) -> list[bytes]:
+    """What the broker hands to the next source, which completes it."""
+    source = broker.source(place)
+    found: list[bytes] = []
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await broker.send(place, [b"the end"])
+            while b"the end" not in found:
+                messages = await source.receive(most=100, most_bytes=MEGABYTE)
+                found += [message.body for message in messages]
+                await source.complete(messages)
+    finally:
+        await source.close()
+    return found[:-1]
+
+
+async def test_a_message_arrives_as_it_was_sent_and_goes_once_it_is_completed(
+    broker: BrokerUnderTest, place: str
+) -> None:
+    source = broker.source(place)
+    large = b"x" * MEGABYTE
+    await broker.send(place, [b'{"n": 1}', large], content_type="application/json", headers={"CE-Type": "t"})
+    async with asyncio.timeout(PATIENCE_S):
+        first, second = await received(source, 2)
+    assert (first.body, second.body) == (b'{"n": 1}', large)
+    assert (first.address, first.deliveries) == (place, 1)
+    if broker.has_properties:
+        assert (first.content_type, first.headers["ce-type"]) == ("application/json", "t")
+    await source.complete([first, second])
+    await source.close()
+    assert await bodies_left(broker, place) == []
+
+
+async def test_what_is_not_completed_comes_again_in_order(broker: BrokerUnderTest, place: str) -> None:
+    sent = [str(number).encode() for number in range(60)]
+    source = broker.source(place)
+    await broker.send(place, sent)
+    async with asyncio.timeout(PATIENCE_S):
+        found = await received(source, 10)
+        assert [message.body for message in found] == sent[: len(found)]
+        await source.complete(found[:7])
+    await source.close()
+    assert await bodies_left(broker, place) == sent[7:]
+
+
+async def test_a_cancelled_receive_loses_nothing_and_limits_are_kept(broker: BrokerUnderTest, place: str) -> None:
+    source = broker.source(place)
+    waiting = asyncio.create_task(source.receive(most=1, most_bytes=1))
+    await asyncio.sleep(0.2)
+    waiting.cancel()
+    sent = [str(number).encode() * 100 for number in range(9)]
+    await broker.send(place, sent)
+    found: list[bytes] = []
+    async with asyncio.timeout(PATIENCE_S):
+        while len(found) < 9:
+            impatient = asyncio.create_task(source.receive(most=3, most_bytes=150))
+            done, _ = await asyncio.wait([impatient], timeout=0.02)
+            if not done:
+                impatient.cancel()
+                continue
+            messages = await impatient
+            assert 1 <= len(messages) <= 2  # the second reaches the limit of bytes
+            found += [message.body for message in messages]
+            await source.complete(messages)
+    await source.close()
+    assert found == sent
+
+
+async def test_what_is_refused_goes_and_what_is_released_comes_again(broker: BrokerUnderTest, place: str) -> None:
+    source = broker.source(place)
+    await broker.send(place, [b"bad", b"good"])
+    async with asyncio.timeout(PATIENCE_S):
+        bad, good = await received(source, 2)
+        await source.refuse(bad, reason="malformed", description="data.metrics: expected a table" + "!" * 5000)
+        await source.release([good])
+        [again] = await received(source, 1)
+        assert again.body == b"good"
+        await source.complete([again])
+    await source.close()
+    if isinstance(broker, ServiceBusUnderTest):
+        [dead] = broker.bus.dead_letters(place)
+        assert dead.dead_letter is not None
+        reason, description = dead.dead_letter
+        assert (dead.body, reason) == ("bad", "malformed")
+        assert description.startswith("data.metrics: expected a table!")
+        assert len(description) == 4096
+    assert await bodies_left(broker, place) == []
+
+
+async def test_a_broker_that_is_killed_and_comes_back_loses_nothing(broker: BrokerUnderTest, place: str) -> None:
+    source = broker.source(place)
+    await broker.send(place, [b"a", b"b", b"c"])
+    async with asyncio.timeout(PATIENCE_S):
+        found = await received(source, 3)
+        await asyncio.sleep(1.5)  # mosquitto writes each second
+        broker.kill()
+        await source.complete(found[:1])  # too late, and no error
+        with pytest.raises(Transient):
+            await source.receive(most=10, most_bytes=MEGABYTE)
+        with pytest.raises(Transient):
+            await source.receive(most=10, most_bytes=MEGABYTE)
+        broker.start()
+        again: list[bytes] = []
+        while len(again) < 3:
+            try:
+                messages = await source.receive(most=10, most_bytes=MEGABYTE)
+            except Transient:
+                continue
+            again += [message.body for message in messages]
+            await source.complete(messages)
+    await source.close()
+    assert again == [b"a", b"b", b"c"]
+
+
+async def test_wrong_credentials_and_a_missing_broker_are_told(broker: BrokerUnderTest, place: str) -> None:
+    for source, expected in (
+        (broker.source_with_wrong_password(place), AuthFailed),
+        (broker.source_of_nothing(), Transient),
+    ):
+        with pytest.raises(expected) as caught:
+            async with asyncio.timeout(PATIENCE_S):
+                await source.receive(most=1, most_bytes=1)
+        await source.close()
+        assert "secret" not in str(caught.value)
+        assert str(caught.value).startswith("receiving from")
