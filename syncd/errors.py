@@ -157,5 +157,9 @@ class ArtifactMissing(SyncdError):
     """The file is gone, unreadable, or not a regular file inside its root."""
 
 
+class SinkGone(DestinationError):
+    """The receiver wants no more events, ever (410): send none until someone has changed that."""
+
+
 class NameNotHeld(Rejected):
     """The destination cannot keep an artifact under that name; it goes to the overflow under another."""

@@ -24,11 +24,13 @@ from syncd.configuration.model import (
 )
 from syncd.configuration.reading import InvalidConfiguration, Problem
 from syncd.configuration.secret import Secret
+from syncd.configuration.sink_settings import EventGridSinkSettings, WebhookSinkSettings
 
 __all__ = [
     "Configuration",
     "DaemonSettings",
     "DestinationSettings",
+    "EventGridSinkSettings",
     "HttpSettings",
     "InvalidConfiguration",
     "MessageSourceSettings",
@@ -44,6 +46,7 @@ __all__ = [
     "ServiceBusSourceSettings",
     "SinkSettings",
     "SourceSettings",
+    "WebhookSinkSettings",
     "WorkspaceSettings",
     "destination_of_argument",
     "find_file",

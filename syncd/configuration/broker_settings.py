@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from syncd.configuration.secret import Secret
+from syncd.configuration.sink_settings import SinkOptions
 
 MqttProtocol = Literal["5", "3.1.1"]
 
@@ -69,19 +70,6 @@ class MqttSourceSettings:
     broker: MqttBroker
     topics: tuple[str, ...]
     session_expiry_s: float = 7 * 24 * 3600.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SinkOptions:
-    """What all sinks have in common: which events they get; empty tuples mean all.
-
-    ``types`` are patterns of types without "dev.syncd." ("run.*"), ``experiments`` patterns of experiments' names.
-    """
-
-    kind: ClassVar[str] = ""
-    name: str
-    types: tuple[str, ...] = ()
-    experiments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final, TypedDict, get_args
+from typing import Final, get_args
 
 from syncd.configuration.broker_settings import (
     MqttBroker,
@@ -17,6 +17,7 @@ from syncd.configuration.broker_settings import (
 from syncd.configuration.credentials import is_loopback
 from syncd.configuration.reading import Table, warn_of_written_secret
 from syncd.configuration.secret import Secret
+from syncd.configuration.sink_tables import read_sink_keys
 
 MQTT_PORT: Final = 1883
 MQTT_TLS_PORT: Final = 8883
@@ -24,14 +25,6 @@ _NAMESPACE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*(:\d{1,5})?")
 _PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
 _PLACEHOLDERS: Final = ("type", "run")
 _CONNECTION_STRING: Final = "Endpoint=sb://NAMESPACE.servicebus.windows.net/;SharedAccessKeyName=…;SharedAccessKey=…"
-
-
-class SinkKeys(TypedDict):
-    """The keys of every sink."""
-
-    name: str
-    types: tuple[str, ...]
-    experiments: tuple[str, ...]
 
 
 def read_service_bus_source(table: Table) -> ServiceBusSourceSettings:
@@ -79,16 +72,6 @@ def read_mqtt_sink(table: Table) -> MqttSinkSettings:
     settings = MqttSinkSettings(**read_sink_keys(table), broker=_read_broker(table), topic=topic)
     table.refuse_unknown_keys(of='a sink of kind "mqtt"')
     return settings
-
-
-def read_sink_keys(table: Table) -> SinkKeys:
-    """Return what every sink has."""
-    types = table.texts("types")
-    for index, pattern in enumerate(types):
-        if pattern.startswith("dev.syncd."):
-            short = pattern.removeprefix("dev.syncd.")
-            table.document.refuse((*table.place, "types", index), "expected a type without dev.syncd.", f'"{short}"')
-    return {"name": table.name(), "types": types, "experiments": table.texts("experiments")}
 
 
 def problem_of_topic_filter(topic: str) -> str:

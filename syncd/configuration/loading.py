@@ -152,7 +152,6 @@ def _read(root: Table) -> Configuration:
 def _read_daemon(table: Table) -> DaemonSettings:
     default = DaemonSettings()
     settings = DaemonSettings(
-        name=table.name() if table.has("name") else default.name,
         state_dir=table.path("state_dir", default.state_dir),
         flush_interval_s=table.seconds("flush_interval_s", default.flush_interval_s),
         shutdown_grace_s=table.seconds("shutdown_grace_s", default.shutdown_grace_s),
@@ -160,6 +159,7 @@ def _read_daemon(table: Table) -> DaemonSettings:
         events_kept=table.integer("events_kept", default.events_kept, minimum=1),
         log_format=table.choice("log_format", get_args(LogFormat), default.log_format),
         log_level=table.choice("log_level", get_args(LogLevel), default.log_level),
+        name=table.name() if table.has("name") else default.name,
     )
     table.refuse_unknown_keys(of="[daemon]")
     return settings

@@ -25,6 +25,7 @@ from syncd.configuration.broker_settings import (
     ServiceBusSourceSettings,
 )
 from syncd.configuration.secret import Secret
+from syncd.configuration.sink_settings import EventGridSinkSettings, WebhookSinkSettings
 from syncd.core.filters import Filter
 from syncd.core.limits import Limits
 from syncd.rest.streaming import Deadlines
@@ -91,7 +92,7 @@ class MlflowDbSettings(StoreOptions):
 
 SourceSettings = MlrunsSettings | MlflowDbSettings
 MessageSourceSettings = ServiceBusSourceSettings | MqttSourceSettings
-SinkSettings = ServiceBusSinkSettings | MqttSinkSettings
+SinkSettings = ServiceBusSinkSettings | MqttSinkSettings | WebhookSinkSettings | EventGridSinkSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

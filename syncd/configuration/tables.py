@@ -41,14 +41,20 @@ from syncd.configuration.model import (
 )
 from syncd.configuration.reading import Table, refers_to_environment, suggestion, warn_of_written_secret
 from syncd.configuration.secret import Secret, SecretOrigin
+from syncd.configuration.sink_settings import EventGridSinkSettings, WebhookSinkSettings
+from syncd.configuration.sink_tables import read_event_grid_sink, read_webhook_sink
 from syncd.configuration.workspace import names_workspace, read_workspace, refuse_workspace_keys
 from syncd.core.filters import Filter
 from syncd.core.limits import Limits
 
 SOURCE_KINDS = (MlrunsSettings.kind, MlflowDbSettings.kind, ServiceBusSourceSettings.kind, MqttSourceSettings.kind)
 SOURCE_KINDS_NOT_YET = ("databricks", "webhook")
-SINK_KINDS = (ServiceBusSinkSettings.kind, MqttSinkSettings.kind)
-SINK_KINDS_NOT_YET = ("webhook", "event-grid")
+SINK_KINDS = (
+    ServiceBusSinkSettings.kind,
+    MqttSinkSettings.kind,
+    WebhookSinkSettings.kind,
+    EventGridSinkSettings.kind,
+)
 DESTINATION_SCHEMES = ("http", "https", "azureml")
 DESTINATION_SCHEMES_NOT_YET = ("databricks",)
 UNLIMITED = "unlimited"
@@ -103,7 +109,7 @@ def read_sink(table: Table) -> SinkSettings | None:
     elif kind in _SINK_READERS:
         return _SINK_READERS[kind](table)
     else:
-        _refuse_kind(table, kind, "sink", supported=SINK_KINDS, not_yet=SINK_KINDS_NOT_YET)
+        _refuse_kind(table, kind, "sink", supported=SINK_KINDS, not_yet=())
     return None
 
 
@@ -310,4 +316,6 @@ _SOURCE_READERS: dict[str, Callable[[Table], SourceSettings | MessageSourceSetti
 _SINK_READERS: dict[str, Callable[[Table], SinkSettings]] = {
     ServiceBusSinkSettings.kind: read_service_bus_sink,
     MqttSinkSettings.kind: read_mqtt_sink,
+    WebhookSinkSettings.kind: read_webhook_sink,
+    EventGridSinkSettings.kind: read_event_grid_sink,
 }

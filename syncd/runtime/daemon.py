@@ -7,6 +7,7 @@ journal; a second one ends the process at once, which loses nothing either.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -18,10 +19,12 @@ from syncd.configuration.model import Configuration
 from syncd.core.first_cause import first_cause
 from syncd.errors import JournalCorrupt
 from syncd.journal.journal import Journal
+from syncd.runtime.event_feeds import EventFeeds
 from syncd.runtime.pipeline import Pipeline
 
 log = structlog.get_logger(__name__)
 
+FEED_GRACE_S = 2.0
 KILLED_BY_SECOND_SIGNAL = 128 + signal.SIGTERM
 
 
@@ -65,8 +68,10 @@ async def _serve(configuration: Configuration, journal: Journal, stop: asyncio.E
         sources=[source.name for source in configuration.sources],
         destinations=[destination.name for destination in configuration.destinations],
     )
+    feeds = EventFeeds(journal, daemon=configuration.daemon, sinks=configuration.sinks)
     try:
         async with asyncio.TaskGroup() as group:
+            fed = feeds.start(group)
             uploads = pipeline.start_uploading(group)
             follows = pipeline.start_following(group)
             await stop.wait()
@@ -74,11 +79,13 @@ async def _serve(configuration: Configuration, journal: Journal, stop: asyncio.E
                 task.cancel()
             await asyncio.wait(follows)
             await _drain(pipeline, configuration.daemon.shutdown_grace_s)
-            for task in uploads:
+            await _feed_the_rest(feeds)
+            for task in [*uploads, *fed]:
                 task.cancel()
     except BaseExceptionGroup as errors:
         raise first_cause(errors) from errors
     finally:
+        await feeds.close()
         await pipeline.close()
 
 
@@ -91,6 +98,13 @@ async def _drain(pipeline: Pipeline, grace_s: float) -> None:
         log.warning("time is up; what still waits stays in the journal and is sent at the next start")
     else:
         log.info("everything was delivered")
+
+
+async def _feed_the_rest(feeds: EventFeeds) -> None:
+    """Let sinks that answer have what was told while the rest was drained; the others get it at the next start."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FEED_GRACE_S):
+            await feeds.drained()
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:

@@ -15,7 +15,7 @@ class EventSink(Protocol):
         """Hand events over, in this order; return when the service has all of them.
 
         After Transient or OutcomeUnknown all of them are sent again. Rejected speaks of the events as a whole: they are
-        then sent one by one.
+        then sent one by one. SinkGone says that none is wanted any more.
         """
         ...
 

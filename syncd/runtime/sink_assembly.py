@@ -1,0 +1,55 @@
+"""Makes event sinks from settings: the only place that knows every one of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from syncd.azure.clouds import PUBLIC
+from syncd.azure.credentials import Credentials
+from syncd.configuration.model import SinkSettings
+from syncd.configuration.sink_settings import EventGridSinkSettings, WebhookSinkSettings
+from syncd.core.webhook_signature import key_of
+from syncd.errors import ConfigError
+from syncd.rest.client import BearerAuth
+from syncd.sinks.base import EventSink
+from syncd.sinks.event_grid import SCOPE, EventGridSink
+from syncd.sinks.webhook import WebhookSink
+
+
+def open_sink(settings: SinkSettings) -> EventSink:
+    """Return the sink that the settings name; nothing is sent yet.
+
+    Raises:
+        ConfigError: this version cannot send to that kind.
+    """
+    match settings:
+        case WebhookSinkSettings():
+            return WebhookSink(
+                settings.url,
+                keys=[key_of(secret.reveal()) for secret in settings.secrets],
+                ca_file=_text(settings.ca_file),
+                timeout_s=settings.timeout_s,
+            )
+        case EventGridSinkSettings():
+            return _open_event_grid(settings)
+    raise ConfigError(f"sinks of kind {settings.kind!r} are not in this version yet", target=settings.name)
+
+
+def events_together(settings: SinkSettings) -> int:
+    """Return how many events a sink is handed at most at a time: those that it takes in one request."""
+    return 1 if isinstance(settings, WebhookSinkSettings) else 64
+
+
+def _open_event_grid(settings: EventGridSinkSettings) -> EventGridSink:
+    ca_file = _text(settings.ca_file)
+    auth = None
+    if settings.sign_in is not None:
+        authority_host = PUBLIC.authority_host
+        credentials = Credentials(settings.sign_in, authority_host=authority_host, ca_file=ca_file)
+        auth = BearerAuth(credentials.provider(SCOPE))
+    key = settings.key.reveal() if settings.key is not None else ""
+    return EventGridSink(settings.endpoint, key=key, auth=auth, ca_file=ca_file, timeout_s=settings.timeout_s)
+
+
+def _text(path: Path | None) -> str | None:
+    return str(path) if path is not None else None
