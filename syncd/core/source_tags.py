@@ -11,3 +11,5 @@ RUN_NAME = "mlflow.runName"
 NOTE = "mlflow.note.content"
 
 OVERFLOW_FOLDER = "syncd/overflow"
+MODELS_FOLDER = "syncd/models"  # of a destination that keeps logged models among the artifacts of runs
+MODEL_LINKS_FOLDER = "syncd/model_links"

@@ -102,10 +102,14 @@ class RemoteModel:
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file in an artifact directory: path relative to it, size in bytes (None when the server does not say)."""
+    """A file in an artifact directory: path relative to it, size in bytes (None when the server does not say).
+
+    ``is_kept_for_models`` marks what is among a run's artifacts only because the destination keeps models there.
+    """
 
     path: str
     size_bytes: int | None
+    is_kept_for_models: bool = False
 
 
 class Destination(Protocol):
@@ -169,8 +173,13 @@ class DestinationReader(Protocol):
         """Yield (value, timestamp_ms, step) of every point of that key, repeated ones repeatedly, in any order."""
         ...
 
-    async def models_by_source(self, experiment_id: str, source_model_id: str) -> Sequence[RemoteModel]:
-        """Return the logged models that carry that source tag; empty where the server has none."""
+    async def models_by_source(
+        self, experiment_id: str, source_model_id: str, source_run_id: str
+    ) -> Sequence[RemoteModel]:
+        """Return the logged models that carry that source tag; empty where the server has none.
+
+        ``source_run_id`` is the source's id of the run that made it, "" for none: where to look, for some servers.
+        """
         ...
 
     def files(self, subject: RemoteSubject) -> AsyncIterator[RemoteFile]:

@@ -93,7 +93,9 @@ class MlflowReader:
                 return
             query["page_token"] = token
 
-    async def models_by_source(self, experiment_id: str, source_model_id: str) -> Sequence[RemoteModel]:
+    async def models_by_source(
+        self, experiment_id: str, source_model_id: str, source_run_id: str = ""
+    ) -> Sequence[RemoteModel]:
         """Return the logged models that carry that source tag; empty where the server has none."""
         found = await self._models.with_tag(experiment_id, source_model_id)
         return [_remote_model(await self._models.get(str(model["info"]["model_id"]))) for model in found]

@@ -12,7 +12,7 @@ from syncd.configuration.model import DestinationSettings, WorkspaceSettings
 from syncd.destinations.azureml.artifacts import RunArtifacts
 from syncd.destinations.azureml.history import HistoryRest, RunHistory
 from syncd.destinations.azureml.limits import AZUREML_LIMITS
-from syncd.destinations.azureml.no_models import NoModels
+from syncd.destinations.azureml.models import RunModels
 from syncd.destinations.azureml.reader import AzuremlReader
 from syncd.destinations.azureml.rest import AzuremlRest
 from syncd.destinations.azureml.workspace import AzuremlWorkspace
@@ -57,7 +57,8 @@ class WorkspaceClients:
     async def doors(self) -> tuple[AzuremlWorkspace, AzuremlReader]:
         """Return both doors of the workspace; closing the first closes all connections."""
         address = await self.located()
-        rest, artifacts, models = self.tracking(address), self.artifacts(address), NoModels()
+        rest, artifacts = self.tracking(address), self.artifacts(address)
+        models = RunModels(rest, artifacts)
         limits = self._settings.limits(AZUREML_LIMITS)
         return (
             AzuremlWorkspace(rest, artifacts=artifacts, models=models, limits=limits),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -55,16 +55,16 @@ class ArtifactVerification:
             return OverflowContent()
         overflow = await self._overflow(subject, held, findings)
         wanted = {path: artifact.size_bytes for path, artifact in artifacts.items()}
-        paths = compare_paths(wanted, held, overflow.artifacts)
+        sizes = {path: file.size_bytes for path, file in held.items()}
+        expected = {path for path, file in held.items() if file.is_kept_for_models}
+        paths = compare_paths(wanted, sizes, overflow.artifacts, no_extras=expected)
         findings.differences += paths.differences
         self._report.overflow.artifacts += paths.in_overflow
         for differences in await self._compare_all(artifacts, subject, paths.to_read, findings):
             findings.differences += differences
         return overflow
 
-    async def _overflow(
-        self, subject: RemoteSubject, held: Mapping[str, int | None], findings: Findings
-    ) -> OverflowContent:
+    async def _overflow(self, subject: RemoteSubject, held: Collection[str], findings: Findings) -> OverflowContent:
         documents: dict[str, Mapping[str, str]] = {}
         for section in ("params", "tags", "artifacts", "metrics"):
             path = f"{source_tags.OVERFLOW_FOLDER}/{section}.json"

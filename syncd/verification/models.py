@@ -72,8 +72,10 @@ class ModelVerification:
     async def _find_model(
         self, spooled: Spooled, experiment: RemoteExperiment | None, findings: Findings
     ) -> RemoteModel | None:
-        key = spooled.head.subject.id
-        models = await self._back.models(experiment.id, key) if experiment else []
+        head = spooled.head
+        assert isinstance(head, ModelSeen)
+        key = head.subject.id
+        models = await self._back.models(experiment.id, key, head.source_run_id) if experiment else []
         if not models:
             name = self._counterparts.experiment_name(spooled)
             detail = "" if self._offered else "this server has no logged models (they came with MLflow 3)"

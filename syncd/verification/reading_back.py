@@ -17,6 +17,7 @@ from syncd.destinations.base import (
     Destination,
     DestinationReader,
     RemoteExperiment,
+    RemoteFile,
     RemoteModel,
     RemoteRun,
     RemoteSubject,
@@ -91,9 +92,9 @@ class ReadBack:
         """Return one run."""
         return await self._ask(lambda: self._reader.run(run_id))
 
-    async def models(self, experiment_id: str, source_model_id: str) -> Sequence[RemoteModel]:
-        """Return the models of that experiment that carry that source model id."""
-        return await self._ask(lambda: self._reader.models_by_source(experiment_id, source_model_id))
+    async def models(self, experiment_id: str, source_model_id: str, source_run_id: str) -> Sequence[RemoteModel]:
+        """Return the models of that experiment that carry that source model id; ``source_run_id`` made it."""
+        return await self._ask(lambda: self._reader.models_by_source(experiment_id, source_model_id, source_run_id))
 
     async def history(self, run_id: str, key: str) -> PointSort:
         """Return all points of that key; the caller closes what is returned."""
@@ -110,11 +111,11 @@ class ReadBack:
 
         return await self._ask(read)
 
-    async def files(self, subject: RemoteSubject) -> dict[str, int | None]:
-        """Return the size of each file of that run or model by its path."""
+    async def files(self, subject: RemoteSubject) -> dict[str, RemoteFile]:
+        """Return the files of that run or model by their path."""
 
-        async def read() -> dict[str, int | None]:
-            return {file.path: file.size_bytes async for file in self._reader.files(subject)}
+        async def read() -> dict[str, RemoteFile]:
+            return {file.path: file async for file in self._reader.files(subject)}
 
         return await self._ask(read)
 

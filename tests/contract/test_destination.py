@@ -71,7 +71,7 @@ class Both:
         )
 
     async def model(self, source_id: str) -> RemoteModel:
-        (found,) = await self.reader.models_by_source(self.experiment.id, source_id)
+        (found,) = await self.reader.models_by_source(self.experiment.id, source_id, "")
         return found
 
     async def points(self, run_id: str, key: str) -> list[tuple[float, int, int]]:

@@ -287,7 +287,9 @@ class FakeDestination:
         for point in self.runs[run_id].points.get(key, ()):
             yield point
 
-    async def models_by_source(self, experiment_id: str, source_model_id: str) -> Sequence[RemoteModel]:
+    async def models_by_source(
+        self, experiment_id: str, source_model_id: str, source_run_id: str = ""
+    ) -> Sequence[RemoteModel]:
         return [
             RemoteModel(
                 model.id,

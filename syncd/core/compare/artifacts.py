@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from syncd.core import source_tags
@@ -20,7 +20,11 @@ class PathComparison:
 
 
 def compare_paths(
-    wanted: Mapping[str, int], held: Mapping[str, int | None], stored: Mapping[str, str]
+    wanted: Mapping[str, int],
+    held: Mapping[str, int | None],
+    stored: Mapping[str, str],
+    *,
+    no_extras: Collection[str] = (),
 ) -> PathComparison:
     """Compare two listings of artifacts.
 
@@ -28,6 +32,7 @@ def compare_paths(
         wanted: size in bytes of each of the source's paths.
         held: size of each of the destination's; None where the server does not say.
         stored: for names that the server cannot hold, the path in the overflow where the bytes are.
+        no_extras: paths of the destination's that the source need not have.
     """
     differences: list[Difference] = []
     to_read: list[tuple[str, str]] = []
@@ -44,7 +49,11 @@ def compare_paths(
             differences.append(Difference("different", "artifact", path, *sizes))
         else:
             to_read.append((path, there))
-    shown = {path: f"{size_bytes} bytes" for path, size_bytes in held.items() if not is_overflow(path)}
+    shown = {
+        path: f"{size_bytes} bytes"
+        for path, size_bytes in held.items()
+        if path not in no_extras and not is_overflow(path)
+    }
     differences += extras("artifact", wanted, shown, stored)
     return PathComparison(differences, to_read, in_overflow)
 

@@ -6,13 +6,15 @@ Rules
    was lost, another syncd was faster), or none (an earlier process ended between the two), or others.
 2. Other bytes are replaced where storage lets us. Where it does not, the name is not held (``NameNotHeld``), and the
    artifact goes under another name into the run's overflow.
-3. What is known of an upload lives as long as the ``Upload`` itself, so that the next attempt goes on where it was.
+3. A run's own artifact never takes the place of a file of a model that lies in the run (see ``models``).
+4. What is known of an upload lives as long as the ``Upload`` itself, so that the next attempt goes on where it was.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -24,10 +26,11 @@ from syncd.azure.blob_upload import BlobDoor, BlobUpload, Blocks
 from syncd.azure.storage_errors import StorageForbidden
 from syncd.destinations.azureml.history import PATHS_PER_CALL, RunHistory
 from syncd.destinations.azureml.registering import Registrations
-from syncd.destinations.azureml.shelf import Shelf, unholdable
+from syncd.destinations.azureml.shelf import Shelf, is_kept_for_models, model_folders, unholdable
 from syncd.destinations.base import RemoteFile, RemoteSubject, Upload
 from syncd.errors import NameNotHeld, Rejected
 
+RUNS_REMEMBERED: Final = 1000
 # What storage answers when an address may not be used to write over a blob.
 _OVERWRITE_REFUSED: Final = frozenset({"UnauthorizedBlobOverwrite", "AuthorizationPermissionMismatch"})
 
@@ -51,6 +54,7 @@ class RunArtifacts:
         self._cut = cut or Blocks()
         self._room = asyncio.Semaphore(self._cut.at_once)
         self._registrations = Registrations(history.register, most=PATHS_PER_CALL)
+        self._tops: OrderedDict[str, set[str]] = OrderedDict()
         self._under_way: WeakKeyDictionary[Upload, _UnderWay] = WeakKeyDictionary()
 
     async def close(self) -> None:
@@ -67,19 +71,29 @@ class RunArtifacts:
         """
         shelf = Shelf.of(subject)
         path = shelf.inside(artifact.path)
-        if reason := unholdable(path):
-            raise NameNotHeld(
-                f"a workspace cannot be trusted to keep this name: {reason}",
-                code="UNHOLDABLE_NAME",
-                doing="uploading",
-                target=path,
-            )
+        reason = unholdable(path)
+        if not shelf.folder:
+            self._note_top(shelf, path)
+            reason = reason or ("it is kept for models" if is_kept_for_models(path, ()) else "")
+        if reason:
+            raise _not_held(f"a workspace cannot be trusted to keep this name: {reason}", "UNHOLDABLE_NAME", path)
         known = self._under_way.get(artifact)
         if known is None:
             known = self._under_way[artifact] = await self._begin(shelf, path, artifact)
         if known.is_registered_anew or not await self._is_held(known):
             await self._send(known)
         del self._under_way[artifact]
+
+    def _note_top(self, shelf: Shelf, path: str) -> None:
+        tops = self._tops.setdefault(shelf.run_id, set())
+        tops.add(path.partition("/")[0])
+        self._tops.move_to_end(shelf.run_id)
+        if len(self._tops) > RUNS_REMEMBERED:
+            self._tops.popitem(last=False)
+
+    def is_used_by_run(self, shelf: Shelf, name: str) -> bool:
+        """Whether artifacts of the run itself that this process sent, or is sending, begin with that name."""
+        return name in self._tops.get(shelf.run_id, ())
 
     async def _begin(self, shelf: Shelf, path: str, artifact: Upload) -> _UnderWay:
         address = await self._registrations.register(shelf, path)
@@ -104,6 +118,8 @@ class RunArtifacts:
         return BlobDoor(ask)
 
     async def _send(self, known: _UnderWay) -> None:
+        if not known.is_registered_anew and not known.shelf.folder:
+            await self._refuse_in_model(known)
         try:
             await known.blob.run()
         except StorageForbidden as error:
@@ -120,13 +136,13 @@ class RunArtifacts:
         door = self._to_read(known.shelf, known.path)
         if await door.through(lambda address: self._blobs.properties(address, target=known.path)) is None:
             return False
-        raise NameNotHeld(
-            "the workspace keeps other bytes under this name and does not let them be replaced",
-            code="ARTIFACT_EXISTS",
-            status=409,
-            doing="uploading",
-            target=known.path,
-        )
+        message = "the workspace keeps other bytes under this name and does not let them be replaced"
+        raise _not_held(message, "ARTIFACT_EXISTS", known.path)
+
+    async def _refuse_in_model(self, known: _UnderWay) -> None:
+        """Keep a run's own artifact from taking the place of a file of a model."""
+        if is_kept_for_models(known.path, model_folders(await self.paths(known.shelf))):
+            raise _not_held("a model of the run has a file of this name there", "ARTIFACT_EXISTS", known.path)
 
     async def _is_held(self, known: _UnderWay) -> bool:
         """Whether storage has these very bytes: of this length and MD5, read back if it does not tell the MD5."""
@@ -148,10 +164,16 @@ class RunArtifacts:
     async def files(self, subject: RemoteSubject) -> AsyncIterator[RemoteFile]:
         """Yield every file below the subject's root; run history tells no sizes."""
         shelf = Shelf.of(subject)
-        prefix = shelf.inside("")
-        async for path in self._history.paths(shelf):
-            if path.startswith(prefix):
-                yield RemoteFile(path.removeprefix(prefix), None)
+        paths = await self.paths(shelf)
+        folders = set() if shelf.folder else model_folders(paths)
+        for path in paths:
+            name = shelf.outside(path)
+            if name is not None:
+                yield RemoteFile(name, None, is_kept_for_models=is_kept_for_models(name, folders))
+
+    async def paths(self, shelf: Shelf) -> list[str]:
+        """Return the paths of all artifacts of a run."""
+        return [path async for path in self._history.paths(shelf)]
 
     async def content(self, subject: RemoteSubject, path: str) -> AsyncIterator[bytes]:
         """Yield the bytes of one file in pieces."""
@@ -169,3 +191,23 @@ class RunArtifacts:
             yield first
             async for piece in pieces:
                 yield piece
+
+    # -- for documents of syncd's own ------------------------------------------------------------------------------
+
+    async def claim(self, shelf: Shelf, path: str) -> BlobAddress | None:
+        """Register an artifact and return where to send it, None if that path was registered before."""
+        return await self._registrations.register(shelf, path)
+
+    async def put(self, shelf: Shelf, document: Upload, address: BlobAddress) -> None:
+        """Send a small artifact that was claimed."""
+        door = BlobDoor(lambda _refused: self._history.writable(shelf, document.path), address=address)
+        await BlobUpload(self._blobs, document, door, cut=self._cut, room=self._room).run()
+
+    async def small(self, shelf: Shelf, path: str) -> bytes | None:
+        """Return the bytes of a small artifact; None if it was registered and never sent."""
+        door = self._to_read(shelf, path)
+        return await door.through(lambda address: self._blobs.small(address, target=path))
+
+
+def _not_held(message: str, code: str, path: str) -> NameNotHeld:
+    return NameNotHeld(message, code=code, doing="uploading", target=path)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Protocol
 
-from syncd.core.requests import CreateModel, FinalizeModel, LogModelParams, LogOutputs, SetModelTags
+from syncd.core.requests import CreateModel, FinalizeModel, LogInputs, LogModelParams, LogOutputs, SetModelTags
 from syncd.destinations.base import RemoteFile, RemoteModel, RemoteRun, RemoteSubject, Upload
 
-ModelRequest = SetModelTags | LogModelParams | FinalizeModel | LogOutputs
+ModelRequest = SetModelTags | LogModelParams | FinalizeModel | LogOutputs | LogInputs
+"""``LogInputs`` with models alone; datasets are tracking's."""
 
 
 class WorkspaceArtifacts(Protocol):
@@ -40,17 +41,12 @@ class WorkspaceArtifacts(Protocol):
 class WorkspaceModels(Protocol):
     """MLflow 3's logged models, for which a workspace has no API (``logged-models`` answers 404)."""
 
-    @property
-    def held(self) -> bool:
-        """Whether models can be kept at all; if not, nothing else here is called."""
-        ...
-
-    async def find(self, experiment_id: str, source_id: str) -> RemoteSubject | None:
-        """Return the model that carries that source id; of several, all callers get the same one."""
+    async def find(self, experiment_id: str, source_ids: Collection[str]) -> Mapping[str, RemoteSubject]:
+        """Return, by source id, the models that ``create`` could make twice; of several, all get the same one."""
         ...
 
     async def create(self, request: CreateModel) -> RemoteSubject:
-        """Create the model; called again after a lost answer, unless ``find`` finds it."""
+        """Create the model, or return it if it is there; called again after a lost answer, unless ``find`` finds it."""
         ...
 
     async def send(self, request: ModelRequest) -> None:
@@ -61,8 +57,8 @@ class WorkspaceModels(Protocol):
         """Delete a model that holds nothing; done already is done."""
         ...
 
-    async def with_source(self, experiment_id: str, source_id: str) -> Sequence[RemoteModel]:
-        """Return the models that carry that source id, whole."""
+    async def with_source(self, experiment_id: str, source_id: str, source_run_id: str) -> Sequence[RemoteModel]:
+        """Return the models that carry that source id, whole; ``source_run_id`` is the source's id of their run."""
         ...
 
     async def linked(self, run: RemoteRun) -> RemoteRun:

@@ -28,12 +28,12 @@ class AzuremlReader:
 
     async def runs_by_source(self, experiment_id: str, source_run_id: str) -> Sequence[RemoteRun]:
         """Return all active runs of the experiment that carry that source tag (more than one is a fault)."""
-        return await self._tracking.runs_by_source(experiment_id, source_run_id)
+        runs = await self._tracking.runs_by_source(experiment_id, source_run_id)
+        return [await self._models.linked(run) for run in runs]
 
     async def run(self, run_id: str) -> RemoteRun:
         """Return one run."""
-        run = await self._tracking.run(run_id)
-        return await self._models.linked(run) if self._models.held else run
+        return await self._models.linked(await self._tracking.run(run_id))
 
     async def history(self, run_id: str, key: str) -> AsyncIterator[tuple[float, int, int]]:
         """Yield (value, timestamp_ms, step) of every point of that key, repeated ones repeatedly, in any order.
@@ -52,9 +52,11 @@ class AzuremlReader:
         async for point in self._tracking.history(run_id, key):
             yield point
 
-    async def models_by_source(self, experiment_id: str, source_model_id: str) -> Sequence[RemoteModel]:
-        """Return the models that carry that source tag; empty where none can be kept."""
-        return await self._models.with_source(experiment_id, source_model_id) if self._models.held else []
+    async def models_by_source(
+        self, experiment_id: str, source_model_id: str, source_run_id: str
+    ) -> Sequence[RemoteModel]:
+        """Return the models that carry that source id."""
+        return await self._models.with_source(experiment_id, source_model_id, source_run_id)
 
     def files(self, subject: RemoteSubject) -> AsyncIterator[RemoteFile]:
         """Yield every file below the subject's artifact root."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, unquote
 
+from syncd.core.source_tags import MODEL_LINKS_FOLDER, MODELS_FOLDER, OVERFLOW_FOLDER
 from syncd.destinations.base import RemoteSubject
 from syncd.errors import Rejected
 
@@ -29,12 +31,16 @@ class Shelf:
     @classmethod
     def of(cls, subject: RemoteSubject) -> Shelf:
         """Return the place of a run's or model's artifacts; Rejected if they are not the workspace's to keep."""
-        found = _ROOT.search(subject.artifact_root)
-        if not subject.artifact_root.startswith("azureml:") or found is None:
-            message = f"the artifact URI is not that of a workspace's run: {subject.artifact_root or 'none'}"
-            raise Rejected(message, doing="reading the artifact URI of", target=subject.id)
+        return cls.of_root(subject.artifact_root)
+
+    @classmethod
+    def of_root(cls, root: str) -> Shelf:
+        """Return what an artifact URI names; Rejected if it is none of a workspace's run."""
+        found = _ROOT.search(root)
+        if not root.startswith("azureml:") or found is None:
+            raise Rejected("it is not that of a workspace's run", doing="reading the artifact URI", target=root)
         experiment, run_id, folder = found.groups()
-        return cls(unquote(experiment), unquote(run_id), unquote(folder or "").strip("/"))
+        return cls(unquote(experiment), unquote(run_id), (folder or "").strip("/"))
 
     @property
     def run(self) -> Shelf:
@@ -47,8 +53,40 @@ class Shelf:
         return f"/experiments/{quote(self.experiment, safe='')}/runs/{quote(self.run_id, safe='')}/artifacts"
 
     def inside(self, path: str) -> str:
-        """Return the path among the run's artifacts of a path in this folder."""
-        return f"{self.folder}/{path}" if self.folder else path
+        """Return the path among the run's artifacts of a path in this folder.
+
+        A folder is a model's. Its overflow lies beside: the folder holds the model's own files and nothing else.
+        """
+        if not self.folder:
+            return path
+        if path.startswith(f"{OVERFLOW_FOLDER}/"):
+            return self._overflow + path.removeprefix(OVERFLOW_FOLDER)
+        return f"{self.folder}/{path}"
+
+    def outside(self, path: str) -> str | None:
+        """Return the path in this folder of a path among the run's artifacts, None if it lies elsewhere."""
+        if not self.folder:
+            return path
+        if path.startswith(f"{self._overflow}/"):
+            return OVERFLOW_FOLDER + path.removeprefix(self._overflow)
+        return path.removeprefix(f"{self.folder}/") if path.startswith(f"{self.folder}/") else None
+
+    @property
+    def _overflow(self) -> str:
+        return f"{MODELS_FOLDER}/{self.folder}/overflow"
+
+
+def model_folders(paths: Iterable[str]) -> set[str]:
+    """Return the folders that are models', given the paths of all artifacts of a run."""
+    inner = (path.removeprefix(f"{MODELS_FOLDER}/") for path in paths if path.startswith(f"{MODELS_FOLDER}/"))
+    return {folder for folder, slash, _ in (path.partition("/") for path in inner) if slash}
+
+
+def is_kept_for_models(path: str, folders: Collection[str]) -> bool:
+    """Whether an artifact of a run is a file of a model, or says something of models."""
+    if path.startswith((f"{MODELS_FOLDER}/", f"{MODEL_LINKS_FOLDER}/")):
+        return True
+    return path.partition("/")[0] in folders
 
 
 def unholdable(path: str) -> str:

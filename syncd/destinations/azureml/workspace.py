@@ -58,7 +58,7 @@ class AzuremlWorkspace:
         return ServerFacts(
             version="",
             limits=self._limits,
-            logged_models=self._models.held,
+            logged_models=True,
             proxied_artifacts=True,
             replaces_artifacts=False,
         )
@@ -71,8 +71,7 @@ class AzuremlWorkspace:
         """Return the runs or models by their source tag; of several, all callers get the same one."""
         if kind == "run":
             return await self._tracking.find(kind, experiment_id, source_ids)
-        found = {source_id: await self._models.find(experiment_id, source_id) for source_id in source_ids}
-        return {source_id: model for source_id, model in found.items() if model is not None}
+        return await self._models.find(experiment_id, source_ids)
 
     async def create(self, request: CreateRun | CreateModel) -> RemoteSubject:
         """Create the run or model. OutcomeUnknown means: ``find`` before another create."""
@@ -95,13 +94,16 @@ class AzuremlWorkspace:
         """Apply one request. Rejected speaks of the request as a whole: cut it in two and try the halves."""
         match request:
             case LogInputs():
-                await self._log_inputs(request)
+                if request.datasets:
+                    await self._log_datasets(replace(request, models=()))
+                if request.models:
+                    await self._models.send(replace(request, datasets=()))
             case SetModelTags() | LogModelParams() | FinalizeModel() | LogOutputs():
                 await self._models.send(request)
             case _:
                 await self._offered(lambda: self._tracking.send(request), target=type(request).__name__)
 
-    async def _log_inputs(self, request: LogInputs) -> None:
+    async def _log_datasets(self, request: LogInputs) -> None:
         """Log the datasets that the run lacks: nothing says that the workspace takes the same one twice as one."""
         held = (await self._reader.run(request.run_id)).datasets
         known = {(dataset.name, dataset.digest) for dataset in held}
