@@ -204,6 +204,7 @@ class TestCheck:
         assert secrets["permission"] == f"{WORKSPACES}/datastores/listSecrets/action"
         assert failed["writing"]["permission"] == f"{WORKSPACES}/experiments/runs/write"
         assert {check["role"] for check in failed.values()} == {"AzureML Data Scientist"}
+        assert all('give the identity the role "AzureML Data Scientist"' in check["hint"] for check in failed.values())
 
     def test_nobody_signed_in_leaves_the_rest_unchecked(
         self,
