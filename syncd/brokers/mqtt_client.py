@@ -105,6 +105,11 @@ class MqttClient(aiomqtt.Client):
             if any(reason_code(answer) >= FAILURE for answer in answers):
                 raise Refused(f"subscribing to {topic}", answers[0])
 
+    async def leave(self) -> None:
+        """Disconnect, if it is connected."""
+        with contextlib.suppress(aiomqtt.MqttError):
+            await self.__aexit__(None, None, None)
+
     async def until_disconnected(self) -> None:
         """Wait until the connection is lost; raises aiomqtt's error then."""
         await anext(self.messages)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from syncd.azure.sign_in import SignIn
 from syncd.configuration.secret import Secret
 from syncd.configuration.sink_settings import SinkOptions
 
@@ -16,12 +17,13 @@ MqttProtocol = Literal["5", "3.1.1"]
 class ServiceBusEntity:
     """A queue, a topic, or a topic's subscription of one namespace.
 
-    Either ``connection_string`` or ``fully_qualified_namespace`` (then azure-identity signs in); either ``queue`` or
-    ``topic``. ``subscription`` is "" where the topic is sent to.
+    Either ``connection_string`` or ``fully_qualified_namespace`` with ``sign_in``; either ``queue`` or ``topic``.
+    ``subscription`` is "" where the topic is sent to.
     """
 
     connection_string: Secret | None = None
     fully_qualified_namespace: str = ""
+    sign_in: SignIn | None = None
     queue: str = ""
     topic: str = ""
     subscription: str = ""

@@ -17,6 +17,7 @@ from syncd.configuration.broker_settings import (
 from syncd.configuration.credentials import is_loopback
 from syncd.configuration.reading import Table, warn_of_written_secret
 from syncd.configuration.secret import Secret
+from syncd.configuration.sign_in import SIGN_IN_KEYS, read_sign_in
 from syncd.configuration.sink_tables import read_sink_keys
 
 MQTT_PORT: Final = 1883
@@ -102,6 +103,9 @@ def _read_entity(table: Table, *, receives: bool) -> ServiceBusEntity:
         table.refuse(
             "connection_string", f'expected either "connection_string" or "fully_qualified_namespace", found {found}'
         )
+    sign_in = read_sign_in(table) if namespace else None
+    if not namespace and (needless := [key for key in SIGN_IN_KEYS if table.has(key)]):
+        table.refuse(needless[0], 'is used with "fully_qualified_namespace" only')
     queue, topic = table.text("queue", ""), table.text("topic", "")
     if entity_path and not (queue or topic):
         queue = entity_path
@@ -118,6 +122,7 @@ def _read_entity(table: Table, *, receives: bool) -> ServiceBusEntity:
     return ServiceBusEntity(
         connection_string=secret,
         fully_qualified_namespace=namespace,
+        sign_in=sign_in,
         queue=queue,
         topic=topic,
         subscription=subscription,

@@ -9,19 +9,15 @@ from syncd.azure.credentials import Credentials
 from syncd.configuration.model import SinkSettings
 from syncd.configuration.sink_settings import EventGridSinkSettings, WebhookSinkSettings
 from syncd.core.webhook_signature import key_of
-from syncd.errors import ConfigError
 from syncd.rest.client import BearerAuth
+from syncd.runtime.broker_assembly import open_broker_sink
 from syncd.sinks.base import EventSink
 from syncd.sinks.event_grid import SCOPE, EventGridSink
 from syncd.sinks.webhook import WebhookSink
 
 
 def open_sink(settings: SinkSettings) -> EventSink:
-    """Return the sink that the settings name; nothing is sent yet.
-
-    Raises:
-        ConfigError: this version cannot send to that kind.
-    """
+    """Return the sink that the settings name; nothing is sent yet."""
     match settings:
         case WebhookSinkSettings():
             return WebhookSink(
@@ -32,7 +28,8 @@ def open_sink(settings: SinkSettings) -> EventSink:
             )
         case EventGridSinkSettings():
             return _open_event_grid(settings)
-    raise ConfigError(f"sinks of kind {settings.kind!r} are not in this version yet", target=settings.name)
+        case _:
+            return open_broker_sink(settings)
 
 
 def events_together(settings: SinkSettings) -> int:

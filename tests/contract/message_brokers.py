@@ -103,8 +103,8 @@ class ServiceBusUnderTest(BrokerUnderTest):
 class MosquittoUnderTest(BrokerUnderTest):
     """A real mosquitto with a password."""
 
-    def __init__(self, folder: Path, *, version_5: bool) -> None:
-        self.broker = RunningMosquitto(folder, users={USER: PASSWORD})
+    def __init__(self, folder: Path, *, version_5: bool, options: str = "") -> None:
+        self.broker = RunningMosquitto(folder, users={USER: PASSWORD}, options=options)
         self.has_properties = version_5
         self._version_5 = version_5
         self.start()

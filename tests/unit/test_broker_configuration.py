@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from syncd.azure.sign_in import AzureCli
 from syncd.configuration import (
     Configuration,
     InvalidConfiguration,
@@ -57,12 +58,15 @@ def test_a_queue_with_a_connection_string_is_read() -> None:
 
 def test_a_subscription_of_a_namespace_is_read() -> None:
     table = BUS.format(table="sources") + (
-        "fully_qualified_namespace = 'ns.servicebus.windows.net'\ntopic = 't'\nsubscription = 's'\nmax_sessions = 3\n"
+        "fully_qualified_namespace = 'ns.servicebus.windows.net'\ntopic = 't'\nsubscription = 's'\n"
+        "credential = 'azure-cli'\nmax_sessions = 3\n"
     )
     [source] = read(table).message_sources
     assert source == ServiceBusSourceSettings(
         name="bus",
-        entity=ServiceBusEntity(fully_qualified_namespace="ns.servicebus.windows.net", topic="t", subscription="s"),
+        entity=ServiceBusEntity(
+            fully_qualified_namespace="ns.servicebus.windows.net", sign_in=AzureCli(), topic="t", subscription="s"
+        ),
         max_sessions=3,
     )
 
@@ -166,6 +170,7 @@ def test_a_password_over_plain_tcp_is_warned_of() -> None:
             "Endpoint=sb://",
         ),
         ("fully_qualified_namespace = 'sb://n'\nqueue = 'in'", 3, "fully_qualified_namespace", "expected a host", ""),
+        ("connection_string = {env='BUS'}\nqueue = 'q'\ncredential = 'azure-cli'", 5, "credential", "namespace", ""),
         ("connection_string = {env='BUS'}", 0, "queue", 'either "queue" or "topic", found neither', ""),
         ("connection_string = {env='BUS'}\nqueue = 'q'\ntopic = 't'\nsubscription = 's'", 4, "queue", "found both", ""),
         (

@@ -49,7 +49,7 @@ class ServiceBusSource:
 
     def __init__(self, name: str, address: ServiceBusAddress, *, max_sessions: int = 8) -> None:
         self.name = name
-        self._address = address
+        self.address = address
         self._max_sessions = max_sessions
         self._has_sessions = False
         self._client: ServiceBusClient | None = None
@@ -122,7 +122,7 @@ class ServiceBusSource:
         self._links.discard(task)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):
-            self._failure = translated(error, doing="receiving from", address=self._address)
+            self._failure = translated(error, doing="receiving from", address=self.address)
         self._news.set()
 
     async def _follow(self) -> None:
@@ -168,7 +168,7 @@ class ServiceBusSource:
         receiver = self._receiver(**options)
         try:
             async with self._accepting:
-                link = Link(receiver, address=self._address, most=most) if await self._opened(receiver) else None
+                link = Link(receiver, address=self.address, most=most) if await self._opened(receiver) else None
         except BaseException:
             await receiver.close()
             raise
@@ -199,10 +199,10 @@ class ServiceBusSource:
 
     def _receiver(self, **options: Any) -> ServiceBusReceiver:
         if self._client is None:
-            self._client = self._address.open_client()
-        if self._address.queue:
-            return self._client.get_queue_receiver(self._address.queue, **options)
-        return self._client.get_subscription_receiver(self._address.topic, self._address.subscription, **options)
+            self._client = self.address.open_client()
+        if self.address.queue:
+            return self._client.get_queue_receiver(self.address.queue, **options)
+        return self._client.get_subscription_receiver(self.address.topic, self.address.subscription, **options)
 
 
 # The service's words for a link without a session to an entity that has them (amqp:not-allowed).
