@@ -10,6 +10,7 @@ from syncd.configuration.broker_settings import (
     ServiceBusSourceSettings,
 )
 from syncd.configuration.loading import find_file, load, load_daemon, parse
+from syncd.configuration.message_settings import MessageOptions, WebhookSettings
 from syncd.configuration.model import (
     Configuration,
     DaemonSettings,
@@ -33,6 +34,7 @@ __all__ = [
     "EventGridSinkSettings",
     "HttpSettings",
     "InvalidConfiguration",
+    "MessageOptions",
     "MessageSourceSettings",
     "MlflowDbSettings",
     "MlrunsSettings",
@@ -46,6 +48,7 @@ __all__ = [
     "ServiceBusSourceSettings",
     "SinkSettings",
     "SourceSettings",
+    "WebhookSettings",
     "WebhookSinkSettings",
     "WorkspaceSettings",
     "destination_of_argument",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from syncd.azure.sign_in import SignIn
+from syncd.configuration.message_settings import MessageOptions
 from syncd.configuration.secret import Secret
 from syncd.configuration.sink_settings import SinkOptions
 
@@ -50,17 +51,22 @@ class MqttBroker:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceBusSourceSettings:
+class ServiceBusSourceSettings(MessageOptions):
     """Messages of a queue or subscription; where it has sessions, at most ``max_sessions`` are read side by side."""
 
     kind: ClassVar[str] = "service-bus"
-    name: str
+    broker_keeps_refused: ClassVar[bool] = True
     entity: ServiceBusEntity
     max_sessions: int = 8
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other daemons may be handed messages about the same runs: always, where several read."""
+        return True
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MqttSourceSettings:
+class MqttSourceSettings(MessageOptions):
     """Messages of topics; ``topics`` are filters, with wildcards, or shared (``$share/GROUP/FILTER``).
 
     The broker keeps messages for this client for ``session_expiry_s`` while it is away (MQTT 5; in 3.1.1 the broker
@@ -68,10 +74,14 @@ class MqttSourceSettings:
     """
 
     kind: ClassVar[str] = "mqtt"
-    name: str
     broker: MqttBroker
     topics: tuple[str, ...]
     session_expiry_s: float = 7 * 24 * 3600.0
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other daemons may be handed messages about the same runs: where a subscription is shared."""
+        return any(topic.startswith("$share/") for topic in self.topics)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from syncd.configuration.broker_settings import (
     ServiceBusSourceSettings,
 )
 from syncd.configuration.credentials import is_loopback
+from syncd.configuration.message_tables import read_message_keys
 from syncd.configuration.reading import Table, warn_of_written_secret
 from syncd.configuration.secret import Secret
 from syncd.configuration.sign_in import SIGN_IN_KEYS, read_sign_in
@@ -32,7 +33,7 @@ def read_service_bus_source(table: Table) -> ServiceBusSourceSettings:
     """Return the settings of a source of kind ``service-bus``."""
     default = ServiceBusSourceSettings(name="", entity=ServiceBusEntity())
     settings = ServiceBusSourceSettings(
-        name=table.name(),
+        **read_message_keys(table),
         entity=_read_entity(table, receives=True),
         max_sessions=table.integer("max_sessions", default.max_sessions, minimum=1),
     )
@@ -48,7 +49,7 @@ def read_mqtt_source(table: Table) -> MqttSourceSettings:
         if wrong := problem_of_topic_filter(topic):
             table.document.refuse((*table.place, "topics", index), wrong)
     settings = MqttSourceSettings(
-        name=table.name(),
+        **read_message_keys(table),
         broker=_read_broker(table),
         topics=topics,
         session_expiry_s=table.seconds("session_expiry_s", default.session_expiry_s),

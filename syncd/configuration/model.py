@@ -24,6 +24,7 @@ from syncd.configuration.broker_settings import (
     ServiceBusSinkSettings,
     ServiceBusSourceSettings,
 )
+from syncd.configuration.message_settings import WebhookSettings
 from syncd.configuration.secret import Secret
 from syncd.configuration.sink_settings import EventGridSinkSettings, WebhookSinkSettings
 from syncd.core.filters import Filter
@@ -91,7 +92,7 @@ class MlflowDbSettings(StoreOptions):
 
 
 SourceSettings = MlrunsSettings | MlflowDbSettings
-MessageSourceSettings = ServiceBusSourceSettings | MqttSourceSettings
+MessageSourceSettings = ServiceBusSourceSettings | MqttSourceSettings | WebhookSettings
 SinkSettings = ServiceBusSinkSettings | MqttSinkSettings | WebhookSinkSettings | EventGridSinkSettings
 
 

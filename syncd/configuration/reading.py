@@ -234,20 +234,30 @@ class Table:
         """Return a secret: ``{ env = "NAME" }``, ``{ file = "PATH" }`` or written out; None if it is not there."""
         if not self.has(key):
             return None
-        value = self.content[key]
+        return self._secret((*self.place, key), self.content[key])
+
+    def secrets(self, key: str) -> tuple[Secret, ...]:
+        """Return a list of secrets, each written like one."""
+        items = self._typed(key, list, "a list of secrets", []) if self.has(key) else []
+        found = [self._secret((*self.place, key, index), item) for index, item in enumerate(items)]
+        if self.has(key) and not items and isinstance(self.content[key], list):
+            self.refuse(key, "expected at least one secret, found an empty list")
+        return tuple(secret for secret in found if secret is not None)
+
+    def _secret(self, place: Place, value: object) -> Secret | None:
         if isinstance(value, str) and value:
-            expanded = self.document.expand((*self.place, key), value)
+            expanded = self.document.expand(place, value)
             return Secret(expanded, origin="environment" if refers_to_environment(value) else "written out")
         if isinstance(value, dict) and len(value) == 1 and isinstance(next(iter(value.values())), str):
             [(form, argument)] = value.items()
             if form == "env":
-                return self._secret_of_environment(key, argument)
+                return self._secret_of_environment(place, argument)
             if form == "file":
-                return self._secret_of_file(key, argument)
+                return self._secret_of_file(place, argument)
         expected = 'expected a secret: { env = "NAME" }, { file = "PATH" } or a text'
         found = f"a table with {', '.join(value) or 'nothing'}" if isinstance(value, dict) else _kind(value)
         near = suggestion(next(iter(value)), ("env", "file")) if isinstance(value, dict) and value else ""
-        self.refuse(key, f"{expected}, found {found}", near)
+        self.document.refuse(place, f"{expected}, found {found}", near)
         return None
 
     def table(self, key: str) -> Table:
@@ -279,31 +289,32 @@ class Table:
         self.refuse(key, f"expected {expected}, found {_kind(value)}")
         return stand_in
 
-    def _secret_of_environment(self, key: str, name: str) -> Secret | None:
+    def _secret_of_environment(self, place: Place, name: str) -> Secret | None:
         text = self.document.environment.get(name, "")
         if not text:
-            self.refuse(key, f"the environment variable {name!r} is not set or empty", "it holds the secret")
+            self.document.refuse(place, f"the environment variable {name!r} is not set or empty", "it holds the secret")
             return None
         return Secret(text, origin="environment")
 
-    def _secret_of_file(self, key: str, name: str) -> Secret | None:
-        path = self.document.resolve(self.document.expand((*self.place, key), name))
+    def _secret_of_file(self, place: Place, name: str) -> Secret | None:
+        path = self.document.resolve(self.document.expand(place, name))
         try:
             secret = Secret.of_file(path)
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-            self.refuse(key, f"the file of the secret cannot be read: {path}: {reason}")
+            self.document.refuse(place, f"the file of the secret cannot be read: {path}: {reason}")
             return None
         if not secret.reveal():
-            self.refuse(key, f"the file of the secret is empty: {path}")
+            self.document.refuse(place, f"the file of the secret is empty: {path}")
         return secret
 
 
-def warn_of_written_secret(table: Table, key: str, secret: Secret | None) -> None:
-    """Warn if the secret is written out in the file."""
+def warn_of_written_secret(table: Table, key: str, secret: Secret | None, *, index: int | None = None) -> None:
+    """Warn if the secret, or that of a list at an index, is written out in the file."""
     if secret is not None and secret.origin == "written out":
         message = 'this secret is written out; { env = "NAME" } or { file = "PATH" } keeps it out of the file'
-        table.document.warn((*table.place, key), message)
+        place = (*table.place, key) if index is None else (*table.place, key, index)
+        table.document.warn(place, message)
 
 
 def refers_to_environment(text: str) -> bool:

@@ -28,6 +28,8 @@ from syncd.configuration.broker_tables import (
     read_service_bus_source,
 )
 from syncd.configuration.credentials import is_loopback, split_userinfo
+from syncd.configuration.message_settings import WebhookSettings
+from syncd.configuration.message_tables import read_webhook
 from syncd.configuration.model import (
     DestinationSettings,
     Duplicates,
@@ -47,8 +49,14 @@ from syncd.configuration.workspace import names_workspace, read_workspace, refus
 from syncd.core.filters import Filter
 from syncd.core.limits import Limits
 
-SOURCE_KINDS = (MlrunsSettings.kind, MlflowDbSettings.kind, ServiceBusSourceSettings.kind, MqttSourceSettings.kind)
-SOURCE_KINDS_NOT_YET = ("databricks", "webhook")
+SOURCE_KINDS = (
+    MlrunsSettings.kind,
+    MlflowDbSettings.kind,
+    ServiceBusSourceSettings.kind,
+    MqttSourceSettings.kind,
+    WebhookSettings.kind,
+)
+SOURCE_KINDS_NOT_YET = ("databricks",)
 SINK_KINDS = (
     ServiceBusSinkSettings.kind,
     MqttSinkSettings.kind,
@@ -312,6 +320,7 @@ _SOURCE_READERS: dict[str, Callable[[Table], SourceSettings | MessageSourceSetti
     MlflowDbSettings.kind: _read_mlflow_db,
     ServiceBusSourceSettings.kind: read_service_bus_source,
     MqttSourceSettings.kind: read_mqtt_source,
+    WebhookSettings.kind: read_webhook,
 }
 _SINK_READERS: dict[str, Callable[[Table], SinkSettings]] = {
     ServiceBusSinkSettings.kind: read_service_bus_sink,

@@ -4,6 +4,7 @@ SOURCE_RUN_ID = "syncd.source_run_id"
 SOURCE_MODEL_ID = "syncd.source_model_id"
 SOURCE = "syncd.source"
 OVERFLOW = "syncd.overflow"
+LAST_ACTIVITY = "syncd.last_activity"  # of a run that has been silent for long
 PREFIX = "syncd."
 
 PARENT_RUN_ID = "mlflow.parentRunId"

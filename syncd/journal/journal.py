@@ -342,7 +342,7 @@ class Journal:
         """
         with self._transaction("committing what was read"):
             destinations = [row[0] for row in self._run("audience_destinations", {"audience": audience}).fetchall()]
-            intake = _Intake(self, source_id, destinations, first_reading=first_reading)
+            intake = FactIntake(self, source_id, destinations, first_reading=first_reading)
             for reading in readings:
                 for fact in reading.facts:
                     intake.add(fact)
@@ -595,7 +595,7 @@ class JournalCursors:
         yield from (row[0] for row in rows)
 
 
-class _Intake:
+class FactIntake:
     """Adds facts inside one open transaction of the journal."""
 
     def __init__(self, journal: Journal, source_id: int, destinations: Sequence[int], *, first_reading: bool) -> None:
@@ -606,11 +606,12 @@ class _Intake:
         self._ids: dict[SubjectKey, int] = {}
         self.subjects: set[int] = set()
 
-    def add(self, fact: Fact) -> None:
+    def add(self, fact: Fact) -> int:
+        """Add a fact; return the number of its change (0: it is none)."""
         if isinstance(fact, ProblemFound):
             self._add_problem(fact)
-            return
-        subject_id = self._id(fact.subject)
+            return 0
+        subject_id = self.id_of(fact.subject)
         if isinstance(fact, RunSeen | ModelSeen | ExperimentSeen):
             self._put_head(subject_id, fact)
         elif isinstance(fact, SubjectDeleted):
@@ -619,8 +620,8 @@ class _Intake:
             self._journal._run("touch_subject", {"id": subject_id, "now_ms": self._journal._wall_ms()})
             if isinstance(fact, TagsSet | TagsDeleted):
                 self._merge_tags(subject_id, fact)
-        self._add_change(subject_id, encode(fact), self._again(fact))
         self.subjects.add(subject_id)
+        return self._add_change(subject_id, encode(fact), self._again(fact))
 
     def _merge_tags(self, subject_id: int, fact: TagsSet | TagsDeleted) -> None:
         tags = parse(self._journal._run("tags", {"id": subject_id}).fetchone()[0].encode())
@@ -636,7 +637,8 @@ class _Intake:
             return Again.RESTATED
         return Again.FIRST_READING if self._first_reading else Again.NEW
 
-    def _id(self, key: SubjectKey) -> int:
+    def id_of(self, key: SubjectKey) -> int:
+        """Return the subject of that key, adding it if it is new."""
         known = self._ids.get(key)
         if known is not None:
             return known
@@ -653,7 +655,7 @@ class _Intake:
         return found
 
     def _put_head(self, subject_id: int, head: Head) -> None:
-        experiment_id = None if isinstance(head, ExperimentSeen) else self._id(head.experiment)
+        experiment_id = None if isinstance(head, ExperimentSeen) else self.id_of(head.experiment)
         before = self._journal._telling.head_before(subject_id)
         parent = {"run": "parent_run_id", "model": "source_run_id"}.get(head.subject.kind)
         self._journal._run(
@@ -668,7 +670,7 @@ class _Intake:
         )
         self._journal._telling.head(self._source_id, experiment_id, before, head)
 
-    def _add_change(self, subject_id: int, encoded: Encoded, again: Again) -> None:
+    def _add_change(self, subject_id: int, encoded: Encoded, again: Again) -> int:
         cursor = self._journal._run(
             "add_change",
             {
@@ -684,13 +686,14 @@ class _Intake:
         )
         for destination_id in self._destinations:
             self._journal._run("add_delivery", (destination_id, subject_id, int(encoded.section), cursor.lastrowid))
+        return int(cursor.lastrowid)
 
     def _add_problem(self, problem: ProblemFound) -> None:
         parameters = {
             "source_id": self._source_id,
             "location": problem.where,
             "what": problem.what,
-            "subject_id": self._id(problem.subject) if problem.subject else None,
+            "subject_id": self.id_of(problem.subject) if problem.subject else None,
             "now_ms": self._journal._wall_ms(),
         }
         self._journal._run("put_problem" if problem.what else "drop_problem", parameters)

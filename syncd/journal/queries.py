@@ -22,10 +22,11 @@ def load_statements(text: str) -> dict[str, str]:
     return statements
 
 
-def _text(name: str) -> str:
+def _text_of(name: str) -> str:
     return (files("syncd.journal") / name).read_text(encoding="utf-8")
 
 
-SCHEMA = _text("schema.sql")
-SCHEMA_EVENTS = _text("schema_events.sql")
-STATEMENTS = load_statements(_text("queries.sql") + _text("queries_events.sql"))
+SCHEMA = _text_of("schema.sql")
+SCHEMA_EVENTS = _text_of("schema_events.sql")
+SCHEMA_MESSAGES = _text_of("schema_messages.sql")
+STATEMENTS = load_statements("".join(map(_text_of, ("queries.sql", "queries_events.sql", "queries_messages.sql"))))

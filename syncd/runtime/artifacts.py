@@ -83,6 +83,9 @@ class ArtifactDelivery:
             else:
                 sent = Delivered()
         except ArtifactChanged as error:
+            if self._subject.source_id in self._channel.told_once:
+                await self._give_up(change, error)
+                return
             # The source states the file again with its new size and time; this statement of it is overtaken.
             log.info("an artifact changed while it was read; it is sent again", path=artifact.path, reason=str(error))
             await self._channel.read_again(self._subject.source_id, "")
@@ -129,8 +132,9 @@ class ArtifactDelivery:
             digest.update(piece)
         return digest.digest()
 
-    async def _give_up(self, change: Change, error: ArtifactMissing | Rejected) -> None:
-        code, status = (error.code, error.status) if isinstance(error, Rejected) else ("ARTIFACT_MISSING", 0)
+    async def _give_up(self, change: Change, error: ArtifactMissing | ArtifactChanged | Rejected) -> None:
+        local = "ARTIFACT_MISSING" if isinstance(error, ArtifactMissing) else "ARTIFACT_CHANGED"
+        code, status = (error.code, error.status) if isinstance(error, Rejected) else (local, 0)
         letter = DeadLetter(Section.ARTIFACTS, change.kind, change.body, 1, str(error), code, status)
         await self._settlement.add(Section.ARTIFACTS, [change.seq], dead=[letter])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from syncd.core.facts import ArtifactSeen
@@ -19,7 +19,9 @@ class Channel:
 
     ``on_delete`` maps a source id to "keep" or "delete", ``source_experiments`` to globs of what is sent of it.
     ``open_artifact`` opens a local file for sending.
-    ``read_again`` is told the (source id, run or model id) whose source must be looked at again soon.
+    ``read_again`` is told the (source id, run or model id) whose source must be looked at again soon; that does not
+    help with sources in ``told_once``, which are told by messages; other daemons may be told those in ``shared`` too.
+    ``rests`` says whether nothing is to be sent just now.
     """
 
     id: int
@@ -36,6 +38,9 @@ class Channel:
     filter: Filter = field(default_factory=Filter)
     on_delete: Mapping[int, str] = field(default_factory=dict)
     source_experiments: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    told_once: Collection[int] = ()
+    shared: Collection[int] = ()
+    rests: Callable[[], bool] = lambda: False
 
     def takes_experiment(self, source_id: int, name: str) -> bool:
         """Return whether this source's experiment of that name is to be sent here."""

@@ -20,6 +20,7 @@ from syncd.core.first_cause import first_cause
 from syncd.errors import JournalCorrupt
 from syncd.journal.journal import Journal
 from syncd.runtime.event_feeds import EventFeeds
+from syncd.runtime.message_assembly import message_opening
 from syncd.runtime.pipeline import Pipeline
 
 log = structlog.get_logger(__name__)
@@ -61,11 +62,12 @@ async def _serve(configuration: Configuration, journal: Journal, stop: asyncio.E
         daemon=configuration.daemon,
         sources=configuration.sources,
         destinations=configuration.destinations,
+        messages=[message_opening(settings) for settings in configuration.message_sources],
     )
     log.info(
         "syncd runs",
         state_dir=str(configuration.daemon.state_dir),
-        sources=[source.name for source in configuration.sources],
+        sources=[source.name for source in (*configuration.sources, *configuration.message_sources)],
         destinations=[destination.name for destination in configuration.destinations],
     )
     feeds = EventFeeds(journal, daemon=configuration.daemon, sinks=configuration.sinks)

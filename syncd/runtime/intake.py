@@ -19,6 +19,7 @@ import structlog
 from syncd.core.facts import MetricsLogged, ProblemFound, Reading
 from syncd.errors import JournalError, JournalFull, SourceError, SourceNotReady
 from syncd.journal.journal import Journal
+from syncd.runtime.rests import Rests
 from syncd.runtime.watcher import Watcher
 from syncd.sources.base import Cursors, StoreSource
 
@@ -70,6 +71,7 @@ class Intake:
         audience: int,
         settings: IntakeSettings,
         announce: Announce,
+        rests: Rests,
     ) -> None:
         self.name = name
         self.source_id = source_id
@@ -81,6 +83,7 @@ class Intake:
         self._audience = audience
         self._settings = settings
         self._announce = announce
+        self._rests = rests
         self._stop = threading.Event()
         self._look_wholly = asyncio.Event()
         self._first = True
@@ -123,6 +126,7 @@ class Intake:
             while True:
                 until_s = min(next_look_s, next_whole_s, echo.due_s)
                 hint |= await self._hint(watcher, until_s=until_s, at_once=bool(hint))
+                await self._rests.over("source", self.name)
                 now_s = time.monotonic()
                 whole = self.wants_look or now_s >= next_whole_s
                 look = whole or now_s >= next_look_s

@@ -74,6 +74,9 @@ class Lane:
         try:
             left_out = await self._channel.journal.do(Journal.note_of, self._channel.id, self._subject_id) == FILTERED
             binding = await self._identities.ensure(self._subject_id)
+            if subject.source_id in self._channel.shared and not (binding.adopted or binding.checked):
+                # Should another daemon's twin be kept instead, what was sent to ours could not be read again.
+                return Outcome.LATER
             if left_out:
                 binding = await self._take_up(subject, binding)
             match subject.head:

@@ -22,6 +22,9 @@ from syncd.runtime.channel import Channel
 from syncd.runtime.courier import REFUSED_LONG_S, Courier, DestinationState, RefusedForNow
 from syncd.runtime.intake import Intake, IntakeSettings
 from syncd.runtime.journal_thread import JournalThread
+from syncd.runtime.message_assembly import MessageOpening, Names, message_intakes
+from syncd.runtime.message_intake import MessageIntake
+from syncd.runtime.rests import Rests
 from syncd.runtime.totals import Totals
 from syncd.runtime.uploader import Uploader
 
@@ -54,18 +57,22 @@ class Pipeline:
         daemon: DaemonSettings,
         sources: Sequence[SourceSettings],
         destinations: Sequence[DestinationSettings],
+        messages: Sequence[MessageOpening] = (),
     ) -> None:
         self.journal = JournalThread(journal)
         self._daemon = daemon
+        self.rests = Rests(journal)
         self._sources = [
             _Source(journal.register_source(opening.journal_name), opening)
             for settings in sources
             for opening in store_openings(settings, temp_dir=Path(daemon.state_dir))
         ]
+        self._messages = [(journal.register_source(one.settings.name), one) for one in messages]
         # What was read of a source that is no longer configured is still delivered, under its name.
         self._source_names = {
             **journal.source_names(),
             **{source.id: source.opening.source.name for source in self._sources},
+            **{source_id: opening.settings.name for source_id, opening in self._messages},
         }
         self._settings = {settings.name: settings for settings in destinations}
         self._rows = journal.register_destinations({name: settings.uri for name, settings in self._settings.items()})
@@ -81,6 +88,16 @@ class Pipeline:
                 gives_way_after_s=REFUSED_LONG_S,
             )
         self.intakes = [self._intake(source, audience) for source in self._sources for audience in self._audiences()]
+        self.message_intakes = message_intakes(
+            self._messages,
+            journal=journal,
+            daemon=daemon,
+            rests=self.rests,
+            names=Names([one.name for one in sources], list(self._settings)),
+            announce=self._announce,
+            obey=self._obey,
+        )
+        self.rests.tell(self._look_at_uploaders)
 
     def _audiences(self) -> list[int]:
         return sorted({row.audience for row in self._rows.values()})
@@ -100,7 +117,21 @@ class Pipeline:
                 journal_max_bytes=self._daemon.journal_max_bytes,
             ),
             announce=self._announce,
+            rests=self.rests,
         )
+
+    def _obey(self, name: str, arguments: Mapping[str, str]) -> None:
+        """Do what a command wants that a message has given."""
+        if name == "sync":
+            for intake in self.intakes:
+                if intake.name == arguments["source"]:
+                    intake.look_wholly()
+        else:
+            self.rests.look()
+
+    def _look_at_uploaders(self) -> None:
+        for uploader in self.uploaders.values():
+            uploader.look()
 
     def _announce(self, waiting: Mapping[int, Collection[int]]) -> None:
         for destination_id, subjects in waiting.items():
@@ -125,8 +156,9 @@ class Pipeline:
         return [group.create_task(self._upload(row), name=f"upload {row.name}") for row in self._rows.values()]
 
     def start_following(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
-        """Start one task for each store."""
-        return [group.create_task(intake.run(), name=f"follow {intake.name}") for intake in self.intakes]
+        """Start one task for each store and each source of messages."""
+        intakes: list[Intake | MessageIntake] = [*self.intakes, *self.message_intakes]
+        return [group.create_task(intake.run(), name=f"follow {intake.name}") for intake in intakes]
 
     async def _upload(self, row: DestinationRow) -> None:
         facts = await self._reach(row)
@@ -177,6 +209,9 @@ class Pipeline:
             filter=settings.filter,
             on_delete={source.id: source.opening.source.on_delete for source in self._sources},
             source_experiments={source.id: source.opening.source.experiments for source in self._sources},
+            told_once=[source_id for source_id, _ in self._messages],
+            shared=[source_id for source_id, opening in self._messages if opening.settings.is_shared],
+            rests=lambda: self.rests.is_resting("destination", row.name),
         )
 
     async def _read_again(self, source_id: int, key: str) -> None:
@@ -208,6 +243,8 @@ class Pipeline:
         """Close sources, connections and the journal."""
         for intake in self.intakes:
             intake.close()
+        for message_intake in self.message_intakes:
+            await message_intake.close()
         for destination, _ in self._doors.values():
             await destination.close()
         self.journal.close()

@@ -64,6 +64,11 @@ class Uploader:
         self.faults: dict[int, str] = {}
         self._refused: set[int] = set()  # while everything was
 
+    def look(self) -> None:
+        """Take note that the destination may have begun to rest, or ceased to. Call it in the event loop."""
+        self._idle.clear()
+        self._changed.set()
+
     def notify(self, subjects: Iterable[int]) -> None:
         """Take note that these subjects have something to deliver. Call it in the event loop."""
         due_s = time.monotonic() + self._flush_interval_s
@@ -89,12 +94,14 @@ class Uploader:
             while True:
                 self._changed.clear()
                 wait_s = self._start_lanes(lanes)
-                if not self._running and not self._due.keys() - self.faults.keys():
+                if not self._running and (self.channel.rests() or not self._due.keys() - self.faults.keys()):
                     self._idle.set()
                 await self._wait(wait_s)
 
     def _start_lanes(self, lanes: asyncio.TaskGroup) -> float | None:
         """Start what is due and has room; return the seconds until the next one is due, None for none."""
+        if self.channel.rests():
+            return None
         now_s = time.monotonic()
         while len(self._running) < LANES:
             subject = next((one for one, due_s in self._startable() if due_s <= now_s), None)

@@ -10,13 +10,14 @@ import json
 from collections.abc import Callable, Iterable
 from functools import cache
 from importlib import resources
-from typing import Any
-
-import fastjsonschema
+from typing import TYPE_CHECKING, Any
 
 from syncd.core.messages.wrong import Wrong, found_text, pointer
 
-_Check = Callable[[Any], Any]
+if TYPE_CHECKING:
+    from fastjsonschema import JsonSchemaValueException
+
+_Check = Callable[[Any], Wrong | None]
 
 
 def check(schema: str, value: Any) -> Wrong | None:
@@ -26,17 +27,23 @@ def check(schema: str, value: Any) -> Wrong | None:
         schema: its name below ``syncd/schemas`` without ".json", for example "messages/log".
         value: parsed JSON of bounded depth.
     """
-    try:
-        _compiled(schema)(value)
-    except fastjsonschema.JsonSchemaValueException as exc:
-        return _wrong(exc, value)
-    return None
+    return _compiled(schema)(value)
 
 
 @cache
 def _compiled(schema: str) -> _Check:
-    compiled: _Check = fastjsonschema.compile(json.loads(text_of(schema)), use_default=False)
-    return compiled
+    import fastjsonschema  # only who reads messages needs it
+
+    compiled = fastjsonschema.compile(json.loads(text_of(schema)), use_default=False)
+
+    def check_value(value: Any) -> Wrong | None:
+        try:
+            compiled(value)
+        except fastjsonschema.JsonSchemaValueException as exc:
+            return _wrong(exc, value)
+        return None
+
+    return check_value
 
 
 def text_of(schema: str) -> str:
@@ -44,7 +51,7 @@ def text_of(schema: str) -> str:
     return resources.files("syncd.schemas").joinpath(f"{schema}.json").read_text("utf-8")
 
 
-def _wrong(error: fastjsonschema.JsonSchemaValueException, root: Any) -> Wrong:
+def _wrong(error: JsonSchemaValueException, root: Any) -> Wrong:
     steps = _steps((error.name or "").removeprefix("data"), root) or []
     definition = error.definition if isinstance(error.definition, dict) else {}
     match error.rule:

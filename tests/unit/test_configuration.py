@@ -333,7 +333,7 @@ def test_a_mistake_at_the_top_is_named(text: str, line: int, key: str, message: 
         ("name = 'a'\nkind = 'mlrun'", 3, "kind", "unknown kind of source 'mlrun'", '"mlruns"'),
         ("name = 'a'\nkind = 'kafka'", 3, "kind", "expected mlruns or mlflow-db", ""),
         ("name = 'a'\nkind = 'databricks'\nhost = 'h'", 3, "kind", "'databricks' are not in this version", "mlflow-db"),
-        ("name = 'a'\nkind = 'webhook'", 3, "kind", "not in this version yet", ""),
+        ("name = 'a'\nkind = 'databricks'", 3, "kind", "not in this version yet", ""),
         ("name = 'a'\nkind = 'mlruns'\npaths = []", 4, "paths", "at least one text", ""),
         ("name = 'a'\nkind = 'mlruns'\npaths = ['/x',\n 3]", 5, "paths[1]", "a text, found a number", ""),
         ("name = 'a'\nkind = 'mlruns'\npaths = ['/x']\npath = '/y'", 5, "path", "found both", ""),
@@ -425,7 +425,7 @@ def test_all_mistakes_are_reported_together_in_the_files_order() -> None:
         f"{FILE}:3: destinations[0].uri: expected a text, found a number",
         f'{FILE}:5: daemon.flush: unknown key of [daemon] (did you mean "flush_interval_s"?)',
         f"{FILE}:7: sources[0].kind: sources of kind 'databricks' are not in this version yet "
-        "(supported now: mlruns, mlflow-db, service-bus, mqtt)",
+        "(supported now: mlruns, mlflow-db, service-bus, mqtt, webhook)",
         f'{FILE}:8: sink: unknown key of the file (did you mean "sinks"?)',
     ]
 

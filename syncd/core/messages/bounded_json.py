@@ -51,16 +51,13 @@ def _is_deep(body: bytes) -> bool:
         left = left.replace(b"[]", b"").replace(b"{}", b"")
         if not left:
             return False
-    return _depth(body) > MOST_DEPTH  # brackets inside texts may have been counted
-
-
-def _depth(body: bytes) -> int:
-    deepest = depth = 0
+    depth = 0  # brackets inside texts may have been counted: look once more, at each
     for match in _TEXT_OR_BRACKET.finditer(body):
         character = body[match.start()]
         if character in b"[{":
             depth += 1
-            deepest = max(deepest, depth)
+            if depth > MOST_DEPTH:
+                return True
         elif character in b"]}":
             depth -= 1
-    return deepest
+    return False

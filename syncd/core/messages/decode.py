@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, get_args
 
-from syncd.core.messages.elsewhere import occurrence_of
+from syncd.core.messages.elsewhere import foreign_event_of
 from syncd.core.messages.envelopes import Envelope, Received, Refused, open_binary, open_body, open_event
 from syncd.core.messages.paths import problem_of_path
 from syncd.core.messages.points import BadPoint, bad_time, lines_of
@@ -129,7 +129,7 @@ class _Reader:
                 return self._ended(event, self._data(event, "run.end"), time_ms)
         if event.type.startswith(COMMAND_PREFIX):
             return self._command(event, time_ms)
-        return occurrence_of(event, time_ms=time_ms) or Ignored(event.type)
+        return foreign_event_of(event, time_ms=time_ms) or Ignored(event.type)
 
     def _data(self, event: Envelope, schema: str) -> Mapping[str, Any]:
         wrong = self._rules.check(f"messages/{schema}", event.data)

@@ -1,4 +1,4 @@
-"""Events of other services as ``Occurrence``: Azure Machine Learning's (Event Grid) and MLflow's registry webhooks.
+"""Events of other services as ``ForeignEvent``: Azure Machine Learning's (Event Grid) and MLflow's registry webhooks.
 
 Names of Azure's types and fields: learn.microsoft.com, "Azure Machine Learning as an Event Grid source", as gathered in
 2026-11; none was seen from the real service, so a missing field is "" and an unknown one is left out.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from syncd.core.messages.envelopes import Envelope, Refused
-from syncd.core.messages.statements import Occurrence
+from syncd.core.messages.statements import ForeignEvent
 from syncd.core.messages.wrong import Wrong, found_text, pointer
 
 AZUREML_PREFIX: Final = "Microsoft.MachineLearningServices."
@@ -84,7 +84,7 @@ _AZUREML: Final[Mapping[str, tuple[str, Mapping[str, tuple[str, _Read]]]]] = {
 }
 
 
-def occurrence_of(event: Envelope, *, time_ms: int) -> Occurrence | None:
+def foreign_event_of(event: Envelope, *, time_ms: int) -> ForeignEvent | None:
     """Return what an event of another service tells, None if its type is none of these.
 
     Raises:
@@ -92,17 +92,17 @@ def occurrence_of(event: Envelope, *, time_ms: int) -> Occurrence | None:
     """
     if event.type.startswith(AZUREML_PREFIX):
         known = _AZUREML.get(event.type.removeprefix(AZUREML_PREFIX))
-        return None if known is None else _occurrence(event, known[0], _fields(event, known[1]), time_ms)
+        return None if known is None else _foreign_event(event, known[0], _fields(event, known[1]), time_ms)
     if event.type.startswith(MLFLOW_PREFIX):
-        return _occurrence(event, event.type, _object(event), time_ms)
+        return _foreign_event(event, event.type, _object(event), time_ms)
     return None
 
 
-def _occurrence(event: Envelope, name: str, data: Mapping[str, Any], time_ms: int) -> Occurrence:
+def _foreign_event(event: Envelope, name: str, data: Mapping[str, Any], time_ms: int) -> ForeignEvent:
     size = len(json.dumps(data))
     if size > _MOST_CHARACTERS:
         raise Refused(Wrong(pointer(event.place), f"expected at most {_MOST_CHARACTERS} characters, found {size}"))
-    return Occurrence(name=name, time_ms=time_ms, source=event.source, subject=event.subject, data=data)
+    return ForeignEvent(name=name, time_ms=time_ms, source=event.source, subject=event.subject, data=data)
 
 
 def _fields(event: Envelope, fields: Mapping[str, tuple[str, _Read]]) -> dict[str, Any]:

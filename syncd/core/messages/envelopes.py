@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from syncd.core.messages.bounded_json import parse_bounded
-from syncd.core.messages.points import bad_time
 from syncd.core.messages.times import milliseconds_of
 from syncd.core.messages.wrong import Wrong, found_text
 from syncd.errors import MessageRefused
@@ -190,9 +189,11 @@ def _time_of(values: Mapping[str, Any], name: str) -> int | None:
     if value is None:
         return None
     try:
-        return milliseconds_of(value)
-    except (ValueError, TypeError):
-        raise Refused(bad_time(value).below(name)) from None
+        if isinstance(value, str):
+            return milliseconds_of(value)
+    except ValueError:
+        pass
+    raise Refused(Wrong(f"/{name}", f'expected a time such as "2026-01-02T03:04:05Z", found {found_text(value)}'))
 
 
 def _require_json(content_type: Any, name: str) -> None:

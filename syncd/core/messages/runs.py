@@ -20,6 +20,7 @@ from typing import Any
 
 from syncd.core.facts import ExperimentSeen, RunSeen, RunStatus, SubjectKey
 from syncd.core.messages.statements import (
+    Artifact,
     InlineArtifact,
     LocalArtifact,
     RunEnded,
@@ -132,9 +133,6 @@ def last_values(known: Mapping[str, Stamped], said: Mapping[str, Stamped]) -> di
 # -- several statements together -----------------------------------------------------------------------------------
 
 
-Artifact = InlineArtifact | LocalArtifact
-
-
 @dataclass(slots=True)
 class Gathered:
     """What several statements say of one run. ``points`` are pieces of lines with their number.
@@ -181,6 +179,10 @@ def _gathered(statements: Sequence[RunStatement]) -> Gathered:
 
 
 def _digest(artifact: Artifact) -> str:
-    if isinstance(artifact, LocalArtifact):
-        return artifact.root
-    return hashlib.sha256(artifact.content).hexdigest()
+    match artifact:
+        case InlineArtifact():
+            return hashlib.sha256(artifact.content).hexdigest()
+        case LocalArtifact():
+            return artifact.root
+        case _:
+            return artifact.digest

@@ -43,6 +43,25 @@ class LocalArtifact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeptArtifact:
+    """An artifact whose bytes lie in a file, ``root``/``path``, as it was when it was put or found there.
+
+    ``digest`` tells one content from another. ``spooled`` says that the root is syncd's own and goes when nobody needs
+    it.
+    """
+
+    path: str
+    root: str
+    size_bytes: int
+    mtime_ns: int
+    digest: str
+    spooled: bool
+
+
+Artifact = InlineArtifact | LocalArtifact | KeptArtifact
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunLogged:
     """Metrics, params, tags and artifacts of a run. ``lines`` are points in wire form, ``count`` of them."""
 
@@ -53,7 +72,7 @@ class RunLogged:
     count: int = 0
     params: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
-    artifacts: Sequence[InlineArtifact | LocalArtifact] = ()
+    artifacts: Sequence[Artifact] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +110,7 @@ class Command:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Occurrence:
+class ForeignEvent:
     """Something happened in another service, such as ``azureml.run_completed`` or ``mlflow.model_version_created``.
 
     ``subject`` is what it happened to, in that service's words; ``data`` is JSON with names in lower case with "_".
@@ -112,7 +131,7 @@ class Ignored:
 
 
 RunStatement = RunLogged | RunStarted | RunEnded
-Statement = RunStatement | Command | Occurrence | Ignored
+Statement = RunStatement | Command | ForeignEvent | Ignored
 
 
 @dataclass(frozen=True, slots=True)

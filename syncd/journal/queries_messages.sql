@@ -1,0 +1,136 @@
+-- Statements about messages (inbox.py, refused_messages.py, report.py).
+
+-- name: add_to_inbox
+INSERT INTO inbox (source_id, digest, at_ms) VALUES (?, ?, ?) ON CONFLICT (source_id, digest) DO NOTHING;
+
+-- Forget all but the newest, and what is old; the ids are in the order of time.
+-- name: prune_inbox
+DELETE FROM inbox WHERE seq <= MAX((SELECT MAX(seq) FROM inbox) - :most,
+COALESCE((SELECT MAX(seq) FROM (SELECT seq, at_ms FROM inbox ORDER BY seq LIMIT :slice) WHERE at_ms < :oldest_ms), 0));
+
+-- name: active_destinations
+SELECT id FROM destination WHERE active = 1;
+
+-- name: message_run
+SELECT state, stated, stale, seen_ms FROM message_run WHERE subject_id = :subject_id;
+
+-- name: put_message_run
+INSERT INTO message_run (subject_id, source_id, state, stated, ended, stale, seen_ms, heard_ms)
+VALUES (:subject_id, :source_id, :state, :stated, :ended, '', :now_ms, :now_ms)
+ON CONFLICT (subject_id) DO UPDATE SET state = excluded.state, stated = excluded.stated, ended = excluded.ended,
+stale = '', heard_ms = excluded.heard_ms;
+
+-- name: unstated_runs
+SELECT subject_id FROM message_run WHERE source_id = :source_id AND stated = 0 AND seen_ms <= :before_ms;
+
+-- name: mark_stated
+UPDATE message_run SET stated = 1 WHERE subject_id = :subject_id;
+
+-- name: silent_runs
+SELECT subject_id FROM message_run
+WHERE source_id = :source_id AND ended = 0 AND stale = '' AND stated = 1 AND heard_ms <= :before_ms LIMIT 1000;
+
+-- name: mark_stale
+UPDATE message_run SET stale = :stale WHERE subject_id = :subject_id;
+
+-- name: run_key
+SELECT key FROM subject WHERE id = :subject_id;
+
+-- name: message_value
+SELECT time_ms, value FROM message_value WHERE subject_id = :subject_id AND section = :section AND key = :key;
+
+-- name: put_message_value
+INSERT INTO message_value (subject_id, section, key, time_ms, value) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (subject_id, section, key) DO UPDATE SET time_ms = excluded.time_ms, value = excluded.value;
+
+-- name: count_messages
+INSERT INTO message_count (source_id, taken, repeated, ignored, refused, last_ms)
+VALUES (:source_id, :taken, :repeated, :ignored, :refused, :now_ms)
+ON CONFLICT (source_id) DO UPDATE SET taken = taken + excluded.taken, repeated = repeated + excluded.repeated,
+ignored = ignored + excluded.ignored, refused = refused + excluded.refused, last_ms = excluded.last_ms;
+
+-- name: message_counts
+SELECT src.name AS source, c.taken, c.repeated, c.ignored, c.refused, c.last_ms
+FROM message_count c JOIN source src ON src.id = c.source_id ORDER BY src.name;
+
+-- name: add_foreign_event
+INSERT INTO foreign_event (source_id, name, time_ms, service, subject, data, at_ms)
+VALUES (:source_id, :name, :time_ms, :service, :subject, :data, :now_ms);
+
+-- name: prune_foreign_events
+DELETE FROM foreign_event WHERE seq <= (SELECT MAX(seq) FROM foreign_event) - :most;
+
+-- name: foreign_events
+SELECT o.seq, o.name, o.time_ms, o.service, o.subject, o.data FROM foreign_event o
+WHERE o.seq > :after ORDER BY o.seq LIMIT :limit;
+
+-- name: put_pause
+INSERT INTO pause (kind, name, source, at_ms) VALUES (:kind, :name, :source, :now_ms)
+ON CONFLICT (kind, name) DO NOTHING;
+
+-- name: drop_pause
+DELETE FROM pause WHERE kind = :kind AND name = :name;
+
+-- name: pauses
+SELECT kind, name, source, at_ms FROM pause ORDER BY kind, name;
+
+-- name: add_spooled
+INSERT INTO spooled (root, subject_id, seq, size_bytes) VALUES (?, ?, ?, ?);
+
+-- name: spooled_roots
+SELECT root FROM spooled;
+
+-- name: spooled_bytes
+SELECT COALESCE(SUM(size_bytes), 0) FROM spooled;
+
+-- Directories that nothing points at any more: neither the change that stated them, nor a dead letter, nor the change
+-- that a dead letter became when it was put back.
+-- name: unneeded_roots
+SELECT s.root FROM spooled s
+WHERE NOT EXISTS (SELECT 1 FROM change c WHERE c.seq = s.seq)
+AND NOT EXISTS (SELECT 1 FROM dead_letter l
+ WHERE l.subject_id = s.subject_id AND l.kind = 'artifact' AND instr(l.body, CAST(s.root AS BLOB)) > 0)
+AND NOT EXISTS (SELECT 1 FROM destination t JOIN delivery d ON d.destination_id = t.id AND d.subject_id = s.subject_id
+ AND d.section = 2 JOIN change c ON c.seq = d.seq WHERE instr(c.body, CAST(s.root AS BLOB)) > 0)
+LIMIT 1000;
+
+-- name: drop_spooled
+DELETE FROM spooled WHERE root = ?;
+
+-- name: add_refused_message
+INSERT INTO refused_message (source_id, message_id, address, content_type, headers, body, reason, description, sent_ms,
+at_ms) VALUES (:source_id, :message_id, :address, :content_type, :headers, :body, :reason, :description, :sent_ms,
+:now_ms);
+
+-- name: refuse_again
+UPDATE refused_message SET again = 0, reason = :reason, description = :description WHERE id = :id;
+
+-- name: refused_to_retry
+SELECT id, message_id, address, content_type, headers, body, sent_ms FROM refused_message
+WHERE source_id = :source_id AND again = 1 ORDER BY id LIMIT :limit;
+
+-- name: drop_refused_message
+DELETE FROM refused_message WHERE id = :id;
+
+-- name: retry_refused_message
+UPDATE refused_message SET again = 1 WHERE id = :id;
+
+-- name: refused_message_ids
+SELECT id FROM refused_message ORDER BY id;
+
+-- name: refused_messages
+SELECT r.id, src.name AS source, r.message_id, r.address, r.content_type, length(r.body) AS size_bytes, r.reason,
+r.description, r.at_ms, r.again FROM refused_message r JOIN source src ON src.id = r.source_id ORDER BY r.id;
+
+-- name: refused_message_body
+SELECT headers, body FROM refused_message WHERE id = :id;
+
+-- name: refused_bytes
+SELECT COUNT(*), COALESCE(SUM(length(body)), 0) FROM refused_message;
+
+-- name: drop_oldest_refused_message
+DELETE FROM refused_message WHERE id = (SELECT MIN(id) FROM refused_message);
+
+-- name: is_refused_message
+SELECT EXISTS (SELECT 1 FROM refused_message
+WHERE source_id = :source_id AND message_id = :message_id AND body = :body);

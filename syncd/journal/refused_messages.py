@@ -1,0 +1,144 @@
+"""Messages that were refused and that their broker cannot keep: listed, tried again or given up like dead letters.
+
+Rules
+-----
+1. What is kept is bounded in number and bytes; beyond that the oldest go, and how many is logged.
+2. ``retry`` and ``drop`` may be called beside the daemon: they are one short write transaction each (see
+   ``dead_letters``). The daemon looks for what is to be tried again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from syncd.errors import MessageRefused
+from syncd.journal.database import FILE_NAME, join, translated
+from syncd.journal.journal import Journal
+from syncd.journal.queries import STATEMENTS as SQL
+
+MOST: Final = 10_000
+MOST_BYTES: Final = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptMessage:
+    """A refused message, whole; it can be decoded again (``core.messages.envelopes.Received``).
+
+    ``again`` says that its broker has handed it over before.
+    """
+
+    number: int = 0
+    id: str
+    address: str
+    content_type: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes
+    sent_ms: int | None = None
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What became of the messages of these numbers."""
+
+    done: tuple[int, ...] = ()
+    unknown: tuple[int, ...] = ()
+
+
+class RefusedMessages:
+    """What one source has refused. Called from one thread at a time."""
+
+    def __init__(self, journal: Journal, source_id: int) -> None:
+        self._journal = journal
+        self._source_id = source_id
+
+    def keep(self, messages: Sequence[tuple[KeptMessage, MessageRefused]]) -> int:
+        """Keep messages with the reasons; return how many older ones were given up for them.
+
+        Raises:
+            JournalFull: none was kept.
+        """
+        with self._journal._transaction("keeping refused messages"):
+            for message, refusal in messages:
+                self._keep(message, refusal)
+            gone = 0
+            while self._is_too_much():
+                self._journal._run("drop_oldest_refused_message")
+                gone += 1
+            return gone
+
+    def _keep(self, message: KeptMessage, refusal: MessageRefused) -> None:
+        parameters = {
+            "source_id": self._source_id,
+            "message_id": message.id,
+            "address": message.address,
+            "content_type": message.content_type,
+            "headers": json.dumps(dict(message.headers)),
+            "body": message.body,
+            "reason": refusal.reason,
+            "description": str(refusal),
+            "sent_ms": message.sent_ms,
+            "now_ms": self._journal._wall_ms(),
+        }
+        if message.again and self._journal._run("is_refused_message", parameters).fetchone()[0]:
+            return  # its broker did not hear that it was refused
+        self._journal._run("add_refused_message", parameters)
+
+    def _is_too_much(self) -> bool:
+        number, size_bytes = self._journal._run("refused_bytes").fetchone()
+        return bool(number > MOST or (number > 1 and size_bytes > MOST_BYTES))
+
+    def to_retry(self, *, limit: int = 100) -> list[KeptMessage]:
+        """Return messages that somebody wants to have tried again."""
+        rows = self._journal._fetch("refused_to_retry", {"source_id": self._source_id, "limit": limit})
+        return [
+            KeptMessage(
+                number=number,
+                id=message_id,
+                address=address,
+                content_type=content_type,
+                headers=json.loads(headers),
+                body=bytes(body),
+                sent_ms=sent_ms,
+            )
+            for number, message_id, address, content_type, headers, body, sent_ms in rows
+        ]
+
+    def taken(self, number: int) -> None:
+        """Forget a message that was taken after all."""
+        with self._journal._releasing("forgetting a refused message"):
+            self._journal._run("drop_refused_message", {"id": number})
+
+    def refused_again(self, number: int, refusal: MessageRefused) -> None:
+        """Record that a message was tried again in vain."""
+        parameters = {"id": number, "reason": refusal.reason, "description": str(refusal)}
+        with self._journal._releasing("keeping a refused message"):
+            self._journal._run("refuse_again", parameters)
+
+
+def retry(state_dir: Path, numbers: Sequence[int] | None) -> Changed:
+    """Have refused messages tried again; None means all. Raises JournalError."""
+    return _each(state_dir, numbers, "retry_refused_message")
+
+
+def drop(state_dir: Path, numbers: Sequence[int] | None) -> Changed:
+    """Give up refused messages for good; None means all. Raises JournalError."""
+    return _each(state_dir, numbers, "drop_refused_message")
+
+
+def _each(state_dir: Path, numbers: Sequence[int] | None, statement: str) -> Changed:
+    path = state_dir / FILE_NAME
+    done: list[int] = []
+    unknown: list[int] = []
+    with closing(join(path)) as connection, translated("changing refused messages", path):
+        if numbers is None:
+            numbers = [row[0] for row in connection.execute(SQL["refused_message_ids"]).fetchall()]
+        for number in numbers:
+            changed = connection.execute(SQL[statement], {"id": number}).rowcount
+            (done if changed else unknown).append(number)
+    return Changed(tuple(done), tuple(unknown))

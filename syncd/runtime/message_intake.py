@@ -1,0 +1,340 @@
+"""Message intake: receives from one source, commits, and settles what was committed; uploaders are then told.
+
+Rules
+-----
+1. A message is completed only after the journal has committed all that it says; what is between is delivered again, and
+   known by its identity. A message that is refused is dead-lettered: on its broker, or in the journal where the broker
+   has no place for it.
+2. Receiving and committing go side by side: while one batch is committed and settled the next is received, no more.
+3. When the journal is full, or its disk, nothing is received and what is held is kept; it is committed when there is
+   space.
+4. No message can end the intake: one that fails for a reason nobody foresaw is refused with that reason.
+5. A source that cannot be reached is tried again for ever; one that refuses the credentials more slowly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol, TypeVar
+
+import structlog
+from tenacity import RetryCallState, wait_exponential, wait_random_exponential
+
+from syncd.core.messages.envelopes import Received
+from syncd.core.messages.statements import Ignored
+from syncd.errors import AuthFailed, DestinationError, JournalError, JournalFull, MessageRefused
+from syncd.journal.inbox import Inbox, Taken
+from syncd.journal.refused_messages import KeptMessage, RefusedMessages
+from syncd.journal.spool import Spool
+from syncd.runtime.message_reading import MessageReader, Read
+from syncd.runtime.rests import Rests
+from syncd.sources.messages import Message, MessageSource
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+BATCH_MESSAGES: Final = 1000
+BATCH_BYTES: Final = 8 * 1024 * 1024
+ROOM_CHECK_S: Final = 0.5
+FULL_RETRY_S: Final = 2.0
+TICK_S: Final = 1.0
+MOST_WARNED_TYPES: Final = 100
+BACKOFF: Final = wait_random_exponential(multiplier=0.25, max=60)
+AUTH_BACKOFF: Final = wait_exponential(multiplier=2, max=60)
+
+Announce = Callable[[Mapping[int, Collection[int]]], None]
+
+
+class Obey(Protocol):
+    """Does what a command wants, once it is committed. Called in the event loop."""
+
+    def __call__(self, name: str, arguments: Mapping[str, str]) -> None: ...  # noqa: D102
+
+
+@dataclass(slots=True)
+class Committed:
+    """What became of a batch."""
+
+    taken: Taken
+    complete: list[Message] = field(default_factory=list)
+    refused: list[tuple[Message, MessageRefused]] = field(default_factory=list)
+    ignored_types: set[str] = field(default_factory=set)
+
+
+class MessageIntake:
+    """Follows one source of messages. ``refused`` is None where the broker keeps what is refused."""
+
+    def __init__(
+        self,
+        *,
+        source: MessageSource,
+        reader: MessageReader,
+        inbox: Inbox,
+        spool: Spool,
+        refused: RefusedMessages | None,
+        rests: Rests,
+        journal_max_bytes: int,
+        announce: Announce,
+        obey: Obey,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self.name = source.name
+        self.source = source
+        self.paused = ""
+        self.error = ""
+        self._reader = reader
+        self._inbox = inbox
+        self._spool = spool
+        self._refused = refused
+        self._rests = rests
+        self._journal_max_bytes = journal_max_bytes
+        self._announce = announce
+        self._obey = obey
+        self._wall_ms = wall_ms
+        self._thread = asyncio.Lock()
+        self._used_bytes = 0  # as the last commit left it
+        self._warned: set[str] = set()
+
+    async def run(self) -> None:
+        """Follow the source until cancelled.
+
+        Raises:
+            JournalError: the journal cannot be used (in an ExceptionGroup).
+        """
+        received: asyncio.Queue[Sequence[Message]] = asyncio.Queue(maxsize=1)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._receive(received), name=f"receive {self.name}")
+            tasks.create_task(self._commit(received), name=f"commit {self.name}")
+            tasks.create_task(self._tick(), name=f"tick {self.name}")
+
+    async def close(self) -> None:
+        """Disconnect; what is held is delivered again."""
+        with contextlib.suppress(DestinationError):
+            await self.source.close()
+
+    # -- receiving -------------------------------------------------------------------------------------------------
+
+    async def _receive(self, received: asyncio.Queue[Sequence[Message]]) -> None:
+        backoff = Backoff()
+        while True:
+            await self._rests.over("source", self.name)
+            await self._room()
+            try:
+                messages = await self.source.receive(most=BATCH_MESSAGES, most_bytes=BATCH_BYTES)
+            except DestinationError as error:
+                await self._record(str(error))
+                await asyncio.sleep(backoff.next_s(error))
+            except Exception as exc:
+                log.exception("receiving failed unexpectedly", source=self.name)
+                await self._record(f"receiving failed unexpectedly: {type(exc).__name__}: {exc}")
+                await asyncio.sleep(backoff.next_s(exc))
+            else:
+                backoff = Backoff()
+                await self._record("")
+                await received.put(messages)
+
+    async def _room(self) -> None:
+        """Wait until the journal has room."""
+        while self._used_bytes > self._journal_max_bytes:
+            limit = self._journal_max_bytes
+            self._pause(f"the journal holds {self._used_bytes} bytes, journal_max_bytes is {limit}")
+            await asyncio.sleep(ROOM_CHECK_S)
+            self._used_bytes = await self._in_thread(self._measure)
+        self._go_on()
+
+    def _measure(self) -> int:
+        return self._inbox.journal.used_bytes() + self._spool.used_bytes()
+
+    def _pause(self, why: str) -> None:
+        if not self.paused:
+            log.warning("receiving pauses; what was taken is still sent", source=self.name, reason=why)
+        self.paused = why
+
+    def _go_on(self) -> None:
+        if self.paused:
+            log.info("receiving goes on", source=self.name)
+        self.paused = ""
+
+    async def _record(self, error: str) -> None:
+        """Keep, for ``syncd status``, why the source cannot be received from; "" when it can."""
+        if error == self.error:
+            return
+        self.error = error
+        if error:
+            log.error("cannot receive; it is tried again", source=self.name, error=error)
+        else:
+            log.info("messages are received again", source=self.name)
+        with contextlib.suppress(JournalFull):  # it is in the log and in `error` at least
+            await self._in_thread(lambda: self._inbox.problem(f"source {self.name}", error))
+
+    # -- committing ------------------------------------------------------------------------------------------------
+
+    async def _commit(self, received: asyncio.Queue[Sequence[Message]]) -> None:
+        while True:
+            messages = await received.get()
+            committed = await self._patiently(lambda messages=messages: self._take(messages))  # type: ignore[misc]
+            self._follow_up(committed)
+            await self._settle(committed)
+
+    async def _patiently(self, work: Callable[[], T]) -> T:
+        """Do something with the journal, however long its disk is full."""
+        while True:
+            try:
+                result = await self._in_thread(work)
+            except JournalFull as error:
+                self._pause(f"the disk is full: {error}")
+                await asyncio.sleep(FULL_RETRY_S)
+            else:
+                if self.paused:
+                    self._inbox.journal.refill_reserve()
+                return result
+
+    def _follow_up(self, committed: Committed) -> None:
+        self._announce(committed.taken.waiting)
+        for command in committed.taken.commands:
+            log.info("a command was taken", source=self.name, command=command.name, arguments=dict(command.arguments))
+            self._obey(command.name, command.arguments)
+        for type_ in committed.ignored_types - self._warned:
+            if len(self._warned) < MOST_WARNED_TYPES:
+                self._warned.add(type_)
+                log.warning("messages of this type are ignored; this is said once", source=self.name, type=type_)
+
+    async def _settle(self, committed: Committed) -> None:
+        try:
+            if committed.complete:
+                await self.source.complete(committed.complete)
+            for message, refusal in committed.refused:
+                log.warning("a message is refused", source=self.name, id=message.id, reason=str(refusal))
+                await self.source.refuse(message, reason=refusal.reason, description=str(refusal))
+        except DestinationError as error:
+            log.info("messages could not be settled; they come again and are known", source=self.name, error=str(error))
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            waiting = await self._patiently(self._inbox.tick)
+            self._announce(waiting)
+            with contextlib.suppress(JournalFull):
+                await self._in_thread(self._spool.tidy)
+            if self._refused is not None:
+                for message in await self._in_thread(self._refused.to_retry):
+                    self._follow_up(await self._patiently(lambda message=message: self._retry(message)))  # type: ignore[misc]
+
+    # -- in the thread ---------------------------------------------------------------------------------------------
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """Call something in a thread, one call at a time; it is waited for even if this is cancelled."""
+        async with self._thread:
+            calling = asyncio.get_running_loop().run_in_executor(None, work)
+            try:
+                return await asyncio.shield(calling)
+            except asyncio.CancelledError:
+                await asyncio.gather(calling, return_exceptions=True)
+                raise
+
+    def _take(self, messages: Sequence[Message]) -> Committed:
+        """Commit a batch; if it cannot be, for a reason nobody foresaw, message by message."""
+        try:
+            return self._take_together(messages)
+        except JournalError:
+            raise
+        except Exception as exc:
+            if len(messages) == 1:
+                log.exception("a message failed unexpectedly", source=self.name, id=messages[0].id)
+                refusal = MessageRefused(f"{type(exc).__name__}: {exc}", reason="Unexpected")
+                self._keep_refused([(messages[0], refusal)])
+                return Committed(Taken(), refused=[(messages[0], refusal)])
+        return _sum([self._take([message]) for message in messages])
+
+    def _take_together(self, messages: Sequence[Message]) -> Committed:
+        now_ms = self._wall_ms()
+        reads: list[Read] = []
+        try:
+            for message in messages:
+                read = self._reader.read(message, deliveries=message.deliveries, now_ms=now_ms)
+                reads.append(read)
+            told = [one for read in reads for one in read.told]
+            taken = self._inbox.take(told, refused=sum(read.refusal is not None for read in reads))
+        except BaseException:
+            self._spool.discard([kept for read in reads for kept in read.kept])
+            raise
+        self._spool.discard([kept for read in reads for kept in read.kept if kept.root not in taken.roots])
+        committed = Committed(taken, ignored_types=_ignored_types(reads))
+        for message, read in zip(messages, reads, strict=True):
+            if read.refusal is None:
+                committed.complete.append(message)
+            else:
+                committed.refused.append((message, read.refusal))
+        self._keep_refused(committed.refused)
+        self._used_bytes = self._measure()
+        return committed
+
+    def _keep_refused(self, refused: Sequence[tuple[Message, MessageRefused]]) -> None:
+        if self._refused is None or not refused:
+            return
+        gone = self._refused.keep([(_whole(message), refusal) for message, refusal in refused])
+        if gone:
+            log.error("too many refused messages: the oldest were given up", source=self.name, messages=gone)
+
+    def _retry(self, message: KeptMessage) -> Committed:
+        """Take a message that was refused before and that somebody wants to have tried again."""
+        assert self._refused is not None
+        read = self._reader.read(message, deliveries=1, now_ms=self._wall_ms())
+        taken = self._inbox.take(read.told)
+        self._spool.discard([kept for kept in read.kept if kept.root not in taken.roots])
+        if read.refusal is None:
+            self._refused.taken(message.number)
+        else:
+            self._refused.refused_again(message.number, read.refusal)
+        return Committed(taken, ignored_types=_ignored_types([read]))
+
+
+class Backoff:
+    """How long to wait after failures in a row."""
+
+    def __init__(self) -> None:
+        self._state = RetryCallState(None, None, (), {})  # type: ignore[arg-type]
+
+    def next_s(self, error: BaseException) -> float:
+        """Return the seconds to wait after one more failure."""
+        wait = AUTH_BACKOFF if isinstance(error, AuthFailed) else BACKOFF
+        seconds = wait(self._state)
+        self._state.attempt_number += 1
+        wished_s = getattr(error, "retry_after_s", None) or 0.0
+        return max(seconds, wished_s)
+
+
+def _sum(parts: Iterable[Committed]) -> Committed:
+    whole = Committed(Taken())
+    waiting: dict[int, set[int]] = {}
+    for part in parts:
+        for destination_id, subjects in part.taken.waiting.items():
+            waiting.setdefault(destination_id, set()).update(subjects)
+        whole.taken.commands += part.taken.commands
+        whole.complete += part.complete
+        whole.refused += part.refused
+        whole.ignored_types |= part.ignored_types
+    whole.taken.waiting = waiting
+    return whole
+
+
+def _ignored_types(reads: Iterable[Read]) -> set[str]:
+    statements = (told.statement for read in reads for told in read.told)
+    return {statement.type for statement in statements if isinstance(statement, Ignored)}
+
+
+def _whole(message: Message) -> KeptMessage:
+    received: Received = message
+    return KeptMessage(
+        id=received.id,
+        address=received.address,
+        content_type=received.content_type,
+        headers=received.headers,
+        body=received.body,
+        sent_ms=received.sent_ms,
+        again=message.deliveries > 1,
+    )

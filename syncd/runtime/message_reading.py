@@ -1,0 +1,166 @@
+"""Turn messages into what the inbox takes: decoded, permitted, artifacts kept. Runs in a thread; touches no broker."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import structlog
+
+from syncd.core.messages.decode import Rules, decode
+from syncd.core.messages.envelopes import Received
+from syncd.core.messages.statements import (
+    Artifact,
+    Command,
+    InlineArtifact,
+    KeptArtifact,
+    LocalArtifact,
+    RunLogged,
+    Said,
+)
+from syncd.errors import ArtifactMissing, JournalError, MessageRefused
+from syncd.journal.inbox import Told
+from syncd.journal.spool import Spool
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permits:
+    """What messages of one source may ask for: commands, about these sources and destinations, and files below roots.
+
+    Only ``stores`` among the sources can be told to look again. A source may not pause ``itself``: it could not be told
+    to go on.
+    """
+
+    commands: Collection[str] = ()
+    roots: Sequence[Path] = ()
+    stores: Collection[str] = ()
+    sources: Collection[str] = ()
+    destinations: Collection[str] = ()
+    itself: str = ""
+
+    def check(self, command: Command) -> None:
+        """Raise ``MessageRefused`` if a command is not permitted, or not of this version."""
+        if command.name in ("register", "deploy"):
+            raise MessageRefused(f"the command {command.name} is not in this version", reason="NotSupported")
+        if command.name not in self.commands:
+            hint = f'add it to "commands" of the source {self.itself}'
+            raise MessageRefused(f"the command {command.name} is not allowed here", reason="NotAllowed", hint=hint)
+        [(kind, name)] = command.arguments.items()
+        known = {"source": self.sources, "destination": self.destinations}[kind]
+        if name not in (self.stores if command.name == "sync" else known):
+            raise MessageRefused(f"there is no {kind} {name!r}", reason="NotAllowed")
+        if command.name == "pause" and kind == "source" and name == self.itself:
+            raise MessageRefused("a source cannot pause itself: nothing could tell it to go on", reason="NotAllowed")
+
+
+@dataclass(slots=True)
+class Read:
+    """What one message came to: what is told, what was kept for it, and what of it is refused (None: nothing)."""
+
+    told: list[Told] = field(default_factory=list)
+    kept: list[KeptArtifact] = field(default_factory=list)
+    refusal: MessageRefused | None = None
+
+
+class MessageReader:
+    """Reads the messages of one source."""
+
+    def __init__(self, rules: Rules, permits: Permits, spool: Spool, *, shared: bool) -> None:
+        self._rules = rules
+        self._permits = permits
+        self._spool = spool
+        self._shared = shared
+
+    def read(self, message: Received, *, deliveries: int, now_ms: int) -> Read:
+        """Return what a message comes to.
+
+        Args:
+            message: the message.
+            deliveries: how often its broker has handed it over, this time included.
+            now_ms: wall clock.
+
+        Raises:
+            JournalError: an artifact could not be kept.
+        """
+        decoded = decode(message, self._rules, now_ms=now_ms)
+        read = Read(refusal=decoded.refusal)
+        for index, said in enumerate(decoded.said):
+            try:
+                read.told.append(self._told(message, said, index, deliveries, read))
+            except MessageRefused as refusal:
+                read.refusal = read.refusal or refusal
+            except JournalError:
+                self._spool.discard(read.kept)
+                raise
+        return read
+
+    def _told(self, message: Received, said: Said, index: int, deliveries: int, read: Read) -> Told:
+        statement = said.statement
+        if isinstance(statement, Command):
+            self._permits.check(statement)
+        if isinstance(statement, RunLogged) and statement.artifacts:
+            statement = replace(statement, artifacts=[self._kept(one, read) for one in statement.artifacts])
+        return Told(
+            identity=said.identity or _content_identity(message, index),
+            statement=statement,
+            repeatable=not said.identity,
+            again=deliveries > 1,
+            elsewhere=self._shared and deliveries > 1,
+        )
+
+    def _kept(self, artifact: Artifact, read: Read) -> KeptArtifact:
+        match artifact:
+            case InlineArtifact():
+                kept = self._spool.keep(artifact)
+                read.kept.append(kept)
+                return kept
+            case LocalArtifact():
+                return _found(artifact, self._permits.roots)
+            case KeptArtifact():
+                return artifact
+
+
+def _content_identity(message: Received, index: int) -> str:
+    content = hashlib.sha256(message.body).hexdigest()
+    return f"content\n{message.address}\n{content}\n{index}"
+
+
+def _found(artifact: LocalArtifact, roots: Sequence[Path]) -> KeptArtifact:
+    """Return a file that a message names, if it lies below a root that its source may name.
+
+    Links above the named root are followed before that is decided, and none below it: see ``LocalUpload``.
+    """
+    real = Path(os.path.realpath(artifact.root))
+    if not any(real.is_relative_to(os.path.realpath(root)) for root in roots):
+        text = f"the directory {artifact.root} is not below an allowed root"
+        raise MessageRefused(text, reason="NotAllowed", hint='add it to "roots" of this source')
+    try:
+        found = _stat_below(real, artifact.path)
+    except (OSError, ArtifactMissing) as exc:
+        raise MessageRefused(f"there is no file {artifact.path} in {artifact.root}: {exc}") from exc
+    return KeptArtifact(
+        path=artifact.path,
+        root=str(real),
+        size_bytes=found.st_size,
+        mtime_ns=found.st_mtime_ns,
+        digest=f"{real}\n{found.st_size}\n{found.st_mtime_ns}",
+        spooled=False,
+    )
+
+
+def _stat_below(root: Path, path: str) -> os.stat_result:
+    at = root
+    for name in path.split("/"):
+        at /= name
+        found = at.lstat()
+        if stat.S_ISLNK(found.st_mode):
+            raise ArtifactMissing("a link on the way is not followed")
+    if not stat.S_ISREG(found.st_mode):
+        raise ArtifactMissing("it is not a regular file")
+    return found

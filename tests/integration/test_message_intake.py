@@ -1,0 +1,374 @@
+"""Messages into a real mlflow server, from a source in memory: whole, once, and whatever is hostile is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import os
+import random
+import tracemalloc
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from syncd.configuration import DaemonSettings, MessageOptions, MlrunsSettings, destination_of_argument
+from syncd.core.source_tags import SOURCE, SOURCE_RUN_ID
+from syncd.errors import AuthFailed, Transient
+from syncd.journal.journal import Journal
+from syncd.journal.refused_messages import retry
+from syncd.runtime.message_assembly import MessageOpening
+from syncd.runtime.pipeline import Pipeline
+from syncd.sources.in_memory import InMemorySource
+from tests.standins.mlflow_server import RunningMlflow
+
+DEADLINE_S = 60.0
+FIRST_MS = 1_700_000_000_000
+
+
+class Case:
+    """A pipeline that runs, with one source in memory."""
+
+    def __init__(self, pipeline: Pipeline, source: InMemorySource, url: str, experiment: str) -> None:
+        self.pipeline = pipeline
+        self.source = source
+        self.experiment = experiment
+        self.client = MlflowClient(url)
+
+    @property
+    def intake(self) -> Any:
+        return self.pipeline.message_intakes[0]
+
+    async def until(self, holds: Callable[[], bool], *, timeout_s: float = DEADLINE_S) -> None:
+        async with asyncio.timeout(timeout_s):
+            while not await asyncio.to_thread(holds):  # noqa: ASYNC110 - a server is asked
+                await asyncio.sleep(0.05)
+
+    async def settled(self) -> None:
+        """Wait until no message waits and everything was delivered."""
+        await self.until(lambda: self.source.unsettled == 0)
+        await self.until(lambda: self.everything_is_there())
+
+    def everything_is_there(self) -> bool:
+        totals = self.pipeline.totals()
+        waiting = [self.pipeline.journal.journal.waiting_subjects(one) for one in self.pipeline.uploaders]
+        return bool(waiting) and not any(waiting) and totals.points_waiting == 0
+
+    def runs(self) -> list[Run]:
+        experiment = self.client.get_experiment_by_name(self.experiment)
+        return [] if experiment is None else self.client.search_runs([experiment.experiment_id])
+
+
+@asynccontextmanager
+async def running(
+    state_dir: Path, server: RunningMlflow, experiment: str, source: InMemorySource | None = None, **options: Any
+) -> AsyncIterator[Case]:
+    source = source or InMemorySource("bus")
+    daemon = {key: options.pop(key) for key in ("journal_max_bytes",) if key in options}
+    stores = options.pop("stores", [])
+    settings = MessageOptions(**{"name": "bus", "experiment": experiment, "start_patience_s": 0.5, **options})
+    pipeline = Pipeline(
+        Journal.open(state_dir),
+        daemon=DaemonSettings(state_dir=state_dir, flush_interval_s=0.05, **daemon),
+        sources=stores,
+        destinations=[destination_of_argument(server.url)],
+        messages=[MessageOpening(settings, lambda: source)],
+    )
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            started = [*pipeline.start_uploading(tasks), *pipeline.start_following(tasks)]
+            yield Case(pipeline, source, server.url, experiment)
+            for task in started:
+                task.cancel()
+    finally:
+        await pipeline.close()
+
+
+@pytest.fixture
+def experiment(request: pytest.FixtureRequest) -> str:
+    return f"{request.node.name} {uuid.uuid4().hex[:8]}"
+
+
+def event(data: Any, *, of: str = "log", **attributes: Any) -> dict[str, Any]:
+    known = {"specversion": "1.0", "source": "/gpu/7", "type": f"dev.syncd.{of}"}
+    identity = hashlib.sha256(repr((data, of, attributes)).encode()).hexdigest()
+    return {**known, "id": identity, "time": "2023-11-14T22:13:20Z", **attributes, "data": data}
+
+
+def point(key: str, value: Any, step: int) -> dict[str, Any]:
+    return {"key": key, "value": value, "timestamp": FIRST_MS + step, "step": step}
+
+
+def history(case: Case, run: Run, key: str) -> list[tuple[float, int, int]]:
+    return [(one.value, one.timestamp, one.step) for one in case.client.get_metric_history(run.info.run_id, key)]
+
+
+async def test_a_run_that_lives_in_messages_only_arrives_whole(
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str
+) -> None:
+    content = os.urandom(300_000)
+    async with running(tmp_path, mlflow_server, experiment, roots=(tmp_path / "out",)) as case:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "large.bin").write_bytes(content)
+        run = {"id": "run-1", "name": "night"}
+        start = {"run": run, "start_time": FIRST_MS, "user": "ada", "params": {"lr": 0.1}, "tags": {"kind": "night"}}
+        artifacts = [
+            {"path": "plots/a.bin", "content": base64.b64encode(content[:1000]).decode()},
+            {"path": "large.bin", "root": str(tmp_path / "out")},
+        ]
+        case.source.put(event(start, of="run.start"))
+        case.source.put(event({"run": run, "metrics": {"loss": 0.1, "acc": 1}, "step": 3, "timestamp": FIRST_MS}))
+        case.source.put(event({"run": run, "metrics": [point("loss", 1e-300, 4), point("loss", -0.0, 5)]}))
+        case.source.put(event({"run": run, "artifacts": artifacts}))
+        case.source.put(event({"run": {"id": "child"}, "parent": run}, of="run.start"))
+        case.source.put(event({"run": run, "status": "FAILED", "end_time": FIRST_MS + 9}, of="run.end"))
+        case.source.put({"metrics": {"t": 21.5}}, address="syncd/pump/7/metrics", sent_ms=FIRST_MS)
+        await case.settled()
+        runs = {one.data.tags[SOURCE_RUN_ID]: one for one in await asyncio.to_thread(case.runs)}
+        night, child = runs["run-1"], runs["child"]
+        assert (night.info.run_name, night.info.status, night.info.user_id) == ("night", "FAILED", "ada")
+        assert (night.info.start_time, night.info.end_time) == (FIRST_MS, FIRST_MS + 9)
+        assert night.data.params == {"lr": "0.1"}
+        assert (night.data.tags["kind"], night.data.tags[SOURCE]) == ("night", "bus")
+        assert history(case, night, "loss") == [
+            (0.1, FIRST_MS, 3),
+            (1e-300, FIRST_MS + 4, 4),
+            (-0.0, FIRST_MS + 5, 5),
+        ]
+        assert child.data.tags["mlflow.parentRunId"] == night.info.run_id
+        files = {
+            file.path: file.file_size
+            for folder in ("", "plots")
+            for file in case.client.list_artifacts(night.info.run_id, folder)
+            if not file.is_dir
+        }
+        assert files == {"plots/a.bin": 1000, "large.bin": 300_000}
+        [pump] = [one for one in runs.values() if one.info.run_name == "7"]
+        assert history(case, pump, "t") == [(21.5, FIRST_MS, 0)]
+        assert case.source.refused == []
+        await case.until(lambda: list((tmp_path / "spool").iterdir()) == [])
+
+
+async def test_shuffled_repeated_and_malformed_messages_through_restarts(
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str
+) -> None:
+    """Every good point is there once and every malformed message is kept, though the daemon is stopped in between."""
+    random.seed(5)
+    bodies: list[Any] = []
+    for number in range(6):
+        run = {"id": f"shuffled-{number}"}
+        bodies.append(event({"run": run, "start_time": FIRST_MS}, of="run.start"))
+        bodies += [event({"run": run, "metrics": [point("loss", step / 7, step)]}) for step in range(200)]
+        bodies.append(event({"run": run, "end_time": FIRST_MS + 500}, of="run.end"))
+    bodies += random.choices(bodies, k=60)
+    bad = [f'{{"metrics": {number}}}'.encode() for number in range(12)]
+    bodies += bad
+    random.shuffle(bodies)
+    source = InMemorySource("bus")
+    for position in range(0, len(bodies), 320):
+        async with running(tmp_path, mlflow_server, experiment, source) as case:
+            for body in bodies[position : position + 320]:
+                source.put(body)
+            await asyncio.sleep(0.3)  # it is stopped wherever it is
+    async with running(tmp_path, mlflow_server, experiment, source) as case:
+        await case.settled()
+        runs = await asyncio.to_thread(case.runs)
+        assert len(runs) == 6
+        for run_ in runs:
+            assert history(case, run_, "loss") == [(step / 7, FIRST_MS + step, step) for step in range(200)]
+            assert (run_.info.status, run_.info.end_time) == ("FINISHED", FIRST_MS + 500)
+        kept = case.pipeline.journal.journal._fetch("refused_messages")
+        assert {row[2] for row in kept} == {one.message.id for one in source.refused}
+        assert {one.message.body for one in source.refused} == set(bad)
+
+
+async def test_hostile_messages_are_refused_and_counted_in_flat_memory(
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str
+) -> None:
+    (tmp_path / "secret").write_text("x")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "link").symlink_to(tmp_path / "secret")
+    (tmp_path / "out" / "up").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "out" / "fifo")
+    out = str(tmp_path / "out")
+
+    def artifact(**fields: str) -> dict[str, Any]:
+        return event({"run": "x", "artifacts": [{"path": "a", **fields}]})
+
+    hostile: list[tuple[Any, str]] = [
+        (b"[" * 1_000_000, "deeper"),
+        (b'{"a":' * 500_000, "deeper"),
+        (b'"' + b"x" * 3_000_000, "not JSON"),
+        (b"x" * 5_000_000, "max_message_bytes"),
+        (b"[" + b"7," * 1_000_000 + b"7]", "10000 events"),
+        (artifact(path="../secret", content=""), "without"),
+        (artifact(path="/etc/passwd", root="/"), "relative"),
+        (artifact(path="passwd", root="/etc"), "not below an allowed root"),
+        (artifact(path="secret", root=f"{out}/.."), "not below an allowed root"),
+        (artifact(path="secret", root=f"{out}/up"), "not below an allowed root"),
+        (artifact(path="link", root=out), "link"),
+        (artifact(path="up/secret", root=out), "link"),
+        (artifact(path="fifo", root=out), "regular"),
+        (artifact(path="missing", root=out), "no file"),
+        (event({"run": "x", "tags": {"syncd.source_run_id": "other"}}), "syncd's own"),
+        (event({"source": "local"}, of="command.sync"), "not allowed"),
+        (event({"source": "bus"}, of="command.pause"), "cannot pause itself"),
+        (event({"destination": "elsewhere"}, of="command.pause"), "no destination 'elsewhere'"),
+        (event({"run": "x", "model": "m", "artifact_path": "p"}, of="command.register"), "not in this version"),
+        (event({}, of="command.reboot"), "expected one of sync"),
+        (event({"run": "x", "metrics": {"k" * 100_000: 1}}), "metric's name"),
+        (event({"run": "x", "metrics": {"k": "1; DROP TABLE"}}), "a number"),
+    ]
+    async with running(
+        tmp_path, mlflow_server, experiment, commands=("pause", "resume"), roots=(tmp_path / "out",)
+    ) as case:
+        for body, _ in hostile:
+            case.source.put(body)
+        await case.until(lambda: case.source.unsettled == 0)
+        words = {one.message.id: one.description for one in case.source.refused}
+        for number, (body, word) in enumerate(hostile, 1):
+            assert word in words.pop(f"message-{number}"), (str(body)[:80], word)
+        tracemalloc.start()
+        try:
+            await bombard(case, [body for body, _ in hostile[:5]], times=1)
+            before, _ = tracemalloc.get_traced_memory()
+            await bombard(case, [body for body, _ in hostile[:5]], times=4)
+            after, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert after - before < 8_000_000
+        for number in range(150):
+            case.source.put(event({}, of=f"x{number}"))
+        case.source.put(event({"run": {"id": "good"}, "metrics": {"m": 1}}))
+        await case.settled()
+        [good] = await asyncio.to_thread(case.runs)
+        assert good.data.metrics == {"m": 1.0}
+        [counts] = case.pipeline.journal.journal._fetch("message_counts")
+        assert counts[4] == len(hostile) + 5 * 5
+
+
+async def bombard(case: Case, bodies: list[Any], *, times: int) -> None:
+    """Send and forget: what the source itself keeps is not the intake's memory."""
+    for _ in range(times):
+        for body in bodies:
+            case.source.put(body)
+        await case.until(lambda: case.source.unsettled == 0)
+        case.source.refused.clear()
+
+
+async def test_a_message_that_nobody_foresaw_ends_nothing(
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path, mlflow_server, experiment) as case:
+        read = case.intake._reader.read
+
+        def fails(message: Any, **options: Any) -> Any:
+            if b"poison" in message.body:
+                raise ZeroDivisionError("nobody foresaw this")
+            return read(message, **options)
+
+        monkeypatch.setattr(case.intake._reader, "read", fails)
+        for number in range(3):
+            case.source.put(event({"run": {"id": "r"}, "metrics": [point("m", number, number)]}))
+        case.source.put(b"poison")
+        await case.settled()
+        [refused] = case.source.refused
+        assert (refused.reason, refused.description) == ("Unexpected", "ZeroDivisionError: nobody foresaw this")
+        [run] = await asyncio.to_thread(case.runs)
+        assert len(history(case, run, "m")) == 3
+
+
+async def test_a_source_that_fails_is_tried_again_and_says_so(
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str
+) -> None:
+    async with running(tmp_path, mlflow_server, experiment) as case:
+        case.source.failures.append(AuthFailed("the key is wrong", doing="receiving from", target="bus"))
+        case.source.put(event({"run": {"id": "r"}, "metrics": {"m": 1}}))
+        case.source.hand_over_again()
+        await case.until(lambda: "the key is wrong" in case.intake.error)
+        assert [what for _, _, what in case.pipeline.journal.journal.problems()] == [case.intake.error]
+        await case.settled()
+        assert (case.intake.error, case.pipeline.journal.journal.problems()) == ("", [])
+        case.source.failures.extend(Transient("gone") for _ in range(3))
+        case.source.put(event({"run": {"id": "r"}, "metrics": {"m": 2}}))
+        await case.settled()
+        assert len(case.source.completed) == 2
+
+
+async def test_a_full_journal_holds_messages_and_drops_none(
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str
+) -> None:
+    async with running(tmp_path, mlflow_server, experiment, journal_max_bytes=1) as case:
+        case.source.put(event({"run": {"id": "r"}, "metrics": {"m": 1}}))
+        await case.until(lambda: len(case.source.completed) == 1)
+        case.source.put(event({"run": {"id": "r"}, "metrics": {"m": 2}}))  # it was being waited for already
+        await case.until(lambda: len(case.source.completed) == 2)
+        await case.until(lambda: "journal_max_bytes is 1" in case.intake.paused)
+        case.source.put(event({"run": {"id": "r"}, "metrics": {"m": 3}}))
+        await asyncio.sleep(1.5)
+        assert (case.source.unsettled, len(case.source.completed)) == (1, 2)
+        case.intake._journal_max_bytes = 2**40
+        await case.settled()
+        assert case.intake.paused == ""
+        assert len(case.source.completed) == 3
+
+
+async def test_commands_that_are_allowed_are_obeyed(
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str
+) -> None:
+    (tmp_path / "store").mkdir()
+    stores = [MlrunsSettings(name="local", paths=(tmp_path / "store",), reconcile_interval_s=1000, watch=False)]
+    name = destination_of_argument(mlflow_server.url).name
+    commands = ("sync", "pause", "resume")
+    state_dir = tmp_path / "state"
+    async with running(state_dir, mlflow_server, experiment, commands=commands, stores=stores) as case:
+        [store] = case.pipeline.intakes
+        looks = 0
+
+        def look() -> None:
+            nonlocal looks
+            looks += 1
+
+        store.look_wholly = look  # type: ignore[method-assign]
+        case.source.put(event({"source": "local"}, of="command.sync"))
+        await case.until(lambda: looks == 1)
+        case.source.put(event({"destination": name}, of="command.pause"))
+        await case.until(lambda: case.pipeline.rests.is_resting("destination", name))
+        case.source.put(event({"run": {"id": "r"}, "metrics": {"m": 1}}))
+        await case.until(lambda: len(case.source.completed) == 3)
+        await asyncio.sleep(1.0)
+        assert await asyncio.to_thread(case.runs) == []
+        await asyncio.wait_for(case.pipeline.drained(), 10)
+    async with running(state_dir, mlflow_server, experiment, commands=commands, stores=stores) as case:
+        assert case.pipeline.rests.is_resting("destination", name)
+        case.source.put(event({"source": "local"}, of="command.pause"))
+        await case.until(lambda: case.pipeline.rests.is_resting("source", "local"))
+        case.source.put(event({"destination": name}, of="command.resume"))
+        case.source.put(event({"source": "local"}, of="command.resume"))
+        await case.settled()
+        [run] = await asyncio.to_thread(case.runs)
+        assert run.data.metrics == {"m": 1.0}
+
+
+async def test_a_refused_message_is_taken_when_it_is_tried_again(
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str
+) -> None:
+    (tmp_path / "out").mkdir()
+    body = event({"run": {"id": "r"}, "artifacts": [{"path": "a", "root": str(tmp_path / "out")}]})
+    async with running(tmp_path, mlflow_server, experiment, roots=(tmp_path / "out",)) as case:
+        case.source.put(body)
+        await case.until(lambda: len(case.source.refused) == 1)
+        journal = case.pipeline.journal.journal
+        assert [row[6] for row in journal._fetch("refused_messages")] == ["Malformed"]
+        (tmp_path / "out" / "a").write_text("here now")
+        assert retry(tmp_path, None).done == (1,)
+        await case.until(lambda: journal._fetch("refused_messages") == [])
+        await case.settled()
+        [run] = await asyncio.to_thread(case.runs)
+        assert [file.path for file in case.client.list_artifacts(run.info.run_id)] == ["a"]
