@@ -15,6 +15,7 @@ from syncd.errors import ConfigError
 from syncd.journal.database import FILE_NAME
 from syncd.journal.report import JournalReport
 from syncd.journal.state_lock import LOCK_NAME, holder, running_pid
+from syncd.runtime.journal_status import Viewpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,11 @@ class Asked:
     def open(self) -> JournalReport | None:
         """Open the journal for reading; None if there is none. Raises as ``JournalReport.open``."""
         return JournalReport.open(self.state_dir)
+
+    @property
+    def view(self) -> Viewpoint:
+        """From where the journal is looked at."""
+        return Viewpoint(now_ms=self.now_ms, started_ms=self.started_ms, journal_max_bytes=self.journal_max_bytes)
 
     def ago(self, at_ms: int) -> str:
         """Return how long ago something was: "3 min 20 s ago"."""

@@ -16,9 +16,10 @@ from syncd.azure.address import WorkspaceAddress
 from syncd.cli.asking import Asked, asked, counted, time_text
 from syncd.cli.exit_codes import ExitCode
 from syncd.cli.report import print_json, print_table, printable, size_text
-from syncd.cli.runs import answering, run_as_json
+from syncd.cli.runs import answering
 from syncd.core.changes import Section, parse
 from syncd.journal.report import DestinationReport, JournalReport, LetterReport, RunOnDestination, RunReport
+from syncd.runtime.run_listing import run_as_json
 from syncd.runtime.run_state import RunState, state_of
 
 MOST_CANDIDATES = 20

@@ -120,6 +120,17 @@ def _add_asking_commands(commands: _Commands[argparse.ArgumentParser]) -> None:
         _add_state(command)
         _add_json(command)
 
+    events = _command(commands, "events", "what happened, as CloudEvents")
+    events.add_argument("--follow", action="store_true", help="go on with what happens next, until interrupted")
+    events.add_argument("--since", metavar="ID", help="only what came after the event of that id")
+    events.add_argument(
+        "--type", metavar="GLOB", nargs="+", action="extend", default=[], help='only these types, for example "run.*"'
+    )
+    _add_state(events)
+    events.add_argument(
+        "--json", action="store_true", help="print one JSON object (docs/json.md); with --follow one event a line"
+    )
+
 
 def _add_dlq(commands: _Commands[argparse.ArgumentParser]) -> None:
     dlq = _command(commands, "dlq", "what was refused, with the server's words")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from typing import Any
 
 from syncd.cli.asking import Asked, asked
 from syncd.cli.exit_codes import ExitCode
 from syncd.cli.report import print_json, print_table, size_text
-from syncd.journal.report import JournalReport, RunOnDestination, RunReport
+from syncd.journal.report import JournalReport, RunReport
+from syncd.runtime.run_listing import answering_destinations, run_as_json
 from syncd.runtime.run_state import state_of
 
 _HEADINGS = ["run", "name", "experiment", "source", "destination", "id there", "state", "points", "bytes"]
@@ -38,49 +38,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def answering(about: Asked, journal: JournalReport) -> set[int]:
     """Return the destinations that are being delivered to: a daemon runs and they answer."""
-    if not about.pid:
-        return set()
-    return {one.id for one in journal.destinations(about.now_ms) if one.active and one.state in ("up", "throttled")}
-
-
-def run_as_json(run: RunReport, delivering: set[int]) -> dict[str, Any]:
-    """Return a run as docs/json.md describes it."""
-    return {
-        "source": run.source,
-        "run_id": run.run_id,
-        "name": run.name,
-        "experiment": run.experiment,
-        "status": run.head.status if run.head else None,
-        "start_time_ms": run.head.start_time_ms if run.head else None,
-        "end_time_ms": run.head.end_time_ms if run.head else None,
-        "parent_run_id": (run.head.parent_run_id or None) if run.head else None,
-        "destinations": [_there_as_json(run, there, delivering) for there in run.destinations],
-    }
-
-
-def _there_as_json(run: RunReport, there: RunOnDestination, delivering: set[int]) -> dict[str, Any]:
-    return {
-        "destination": there.destination,
-        "configured": there.active,
-        "run_id": there.remote_id or None,
-        "state": state_of(run, there, delivering=there.destination_id in delivering),
-        "note": there.note,
-        "sent": {
-            "points": there.points,
-            "artifacts": there.artifacts,
-            "bytes": there.bytes,
-            "last_ms": there.sent_ms or None,
-        },
-        "waiting": {
-            "changes": there.changes_waiting,
-            "points": there.points_waiting,
-            "artifacts": there.artifacts_waiting,
-            "bytes": there.bytes_waiting,
-            "oldest_ms": there.oldest_ms,
-        },
-        "dead_letters": there.dead_letters,
-        "overflow": there.overflow,
-    }
+    return answering_destinations(journal, about.now_ms) if about.pid else set()
 
 
 def _print_runs(runs: Iterable[RunReport], delivering: set[int]) -> None:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from typing import Any
 
 from syncd.cli.asking import Asked, asked, counted
 from syncd.cli.exit_codes import ExitCode
-from syncd.cli.report import print_json, print_table, size_text
-from syncd.journal.report import PACE_SPAN_MS, PACE_SPANS, DestinationReport, JournalReport
+from syncd.cli.report import duration_text, print_json, print_table, size_text
+from syncd.runtime.journal_status import status
 
 MOST_PROBLEMS = 20
-SHORTEST_PACE_MS = (PACE_SPANS - 1) * PACE_SPAN_MS
-LEAST_WINDOW_S = 1.0  # the mean of less says nothing
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -25,7 +22,7 @@ def execute(arguments: argparse.Namespace) -> int:
         content: dict[str, Any] = {**_place(about), "journal": None, "hint": about.no_journal}
     else:
         with journal:
-            content = {**_place(about), **status(about, journal)}
+            content = {**_place(about), **status(about.view, journal)}
     if arguments.json:
         print_json("status", content)
     else:
@@ -40,74 +37,6 @@ def _place(about: Asked) -> dict[str, Any]:
         "pid": about.pid or None,
         "started_ms": about.started_ms,
         "last_ran_ms": about.last_ran_ms,
-    }
-
-
-def status(about: Asked, journal: JournalReport) -> dict[str, Any]:
-    """Return what the journal says, as docs/json.md describes it."""
-    destinations = journal.destinations(about.now_ms)
-    used_bytes = journal.used_bytes()
-    windows_s = _windows_s(about, journal, destinations)
-    return {
-        "journal": {
-            "used_bytes": used_bytes,
-            "max_bytes": about.journal_max_bytes,
-            "full": used_bytes > about.journal_max_bytes if about.journal_max_bytes is not None else None,
-            "free_disk_bytes": journal.free_disk_bytes(),
-            "set_aside": journal.set_aside(),
-        },
-        "oldest_unsynced_s": max((_oldest_s(about, one) or 0.0 for one in destinations), default=0.0),
-        "dead_letters": sum(one.dead_letters for one in destinations),
-        "destinations": [_destination(about, one, windows_s[one.id]) for one in destinations],
-        "problems": [
-            {"source": one.source, "where": one.where, "what": one.what, "at_ms": one.at_ms}
-            for one in journal.problems()
-        ],
-    }
-
-
-def _oldest_s(about: Asked, destination: DestinationReport) -> float | None:
-    if not destination.waiting:
-        return None
-    return max(0, about.now_ms - min(waiting.oldest_ms for waiting in destination.waiting)) / 1000
-
-
-def _windows_s(about: Asked, journal: JournalReport, found: Sequence[DestinationReport]) -> dict[int, float]:
-    """Return for each destination the seconds that its rate is the mean of.
-
-    The journal counts over 50 to 60 s. A syncd that was started within them is measured since its start, unless the one
-    before it delivered within the same minute: the journal does not say which of the two it was, so both are measured.
-    """
-    windows_s = {one.id: one.pace.window_s for one in found}
-    if about.started_ms is None or about.now_ms - about.started_ms >= SHORTEST_PACE_MS:
-        return windows_s
-    up_s = max(LEAST_WINDOW_S, (about.now_ms - about.started_ms) / 1000)
-    for before in journal.destinations(about.started_ms - about.started_ms % PACE_SPAN_MS - 1):
-        if not before.pace.points_per_s and not before.pace.bytes_per_s:
-            windows_s[before.id] = up_s
-    return windows_s
-
-
-def _destination(about: Asked, report: DestinationReport, window_s: float) -> dict[str, Any]:
-    longer = report.pace.window_s / window_s
-    return {
-        "name": report.name,
-        "uri": report.uri,
-        "configured": report.active,
-        "state": report.state,
-        "state_since_ms": report.state_since_ms,
-        "last_error": report.last_error or None,
-        "last_error_ms": report.last_error_ms,
-        "sent": {**asdict(report.sent), "last_ms": report.sent.last_ms or None},
-        "rate": {
-            "window_s": window_s,
-            "points_per_s": round(report.pace.points_per_s * longer, 3),
-            "bytes_per_s": round(report.pace.bytes_per_s * longer, 3),
-        },
-        "waiting": [asdict(waiting) for waiting in report.waiting],
-        "oldest_unsynced_s": _oldest_s(about, report),
-        "dead_letters": report.dead_letters,
-        "overflow": report.overflow,
     }
 
 
@@ -128,6 +57,8 @@ def _print_lines(about: Asked, content: Mapping[str, Any]) -> None:
         print(f"a journal that could not be used was put aside: {path.name}; delete it when nobody needs it")
     for destination in content["destinations"]:
         _print_destination(about, destination)
+    for sink in content["sinks"]:
+        _print_sink(about, sink)
     _print_problems(content["problems"])
 
 
@@ -193,6 +124,36 @@ def _print_waiting(about: Asked, destination: Mapping[str, Any]) -> None:
         for one in destination["waiting"]
     ]
     print_table(["source", "runs", "points", "artifacts", "bytes", "changes"], rows, indent="    ")
+
+
+def _print_sink(about: Asked, sink: Mapping[str, Any]) -> None:
+    print(f"\nsink {sink['name']}\n  {_sink_state_text(about, sink)}")
+    if sink["last_error"]:
+        print(f"  last error, {about.when(sink['last_error_ms'])}: {sink['last_error']}")
+    oldest = f", oldest {duration_text(sink['oldest_waiting_s'])} old" if sink["waiting"] else ""
+    print(f"  sent: {counted(sink['sent'], 'event')}; waiting: {counted(sink['waiting'], 'event')}{oldest}")
+    if sink["dropped"]:
+        print(
+            f"  dropped, because it was away for too long: {counted(sink['dropped'], 'event')}, the last "
+            f"{about.when(sink['dropped_ms'])}"
+        )
+    if sink["dead_letters"]:
+        print(f"  refused: {counted(sink['dead_letters'], 'dead letter')} (syncd dlq list{about.option})")
+
+
+def _sink_state_text(about: Asked, sink: Mapping[str, Any]) -> str:
+    words = {
+        "up": "up",
+        "down": "down: its events wait",
+        "throttled": "asks for fewer requests (throttled)",
+        "auth": "refuses the credentials: check them",
+        "gone": "wants no more events (410); it is tried again when syncd is started",
+        "unknown": "nothing was sent yet",
+    }
+    text = words.get(sink["state"], sink["state"])
+    if not sink["configured"]:
+        return f"no longer configured; when it was last, it was {text}"
+    return text if about.pid else f"when syncd last ran: {text}"
 
 
 def _print_problems(problems: list[dict[str, Any]]) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from syncd.core.events import Event
+from syncd.journal.event_rows import event_of
 from syncd.journal.journal import Journal
 
 _DROPPED_TOGETHER = 2000
@@ -62,12 +63,6 @@ def sink_cursor(journal: Journal, sink: str) -> int:
 def events_after(journal: Journal, after: int, limit: int) -> list[Event]:
     """Return the events behind a number, in order."""
     return [event_of(*row) for row in journal._fetch("events_after", {"after": after, "limit": limit})]
-
-
-def event_of(seq: int, id_: str, type_: str, source: str, subject: str, at_ms: int, data: str) -> Event:
-    """Return an event as the outbox has it."""
-    told = json.loads(data)
-    return Event(id=id_, type=type_, source=source, subject=subject, time_ms=at_ms, data=told, seq=seq)
 
 
 def move_sink(

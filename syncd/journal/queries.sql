@@ -182,16 +182,20 @@ ON CONFLICT (destination_id, subject_id) DO UPDATE SET note = excluded.note WHER
 INSERT INTO dead_letter (destination_id, subject_id, section, kind, body, items, reason, code, status, at_ms)
 VALUES (:destination_id, :subject_id, :section, :kind, :body, :items, :reason, :code, :status, :now_ms);
 
--- All dead letters, or those of one subject; the bodies are read one by one (dead_letter).
+-- All dead letters, or those of one subject; what sinks refused is of subject 0, an event. The bodies are read one by
+-- one (dead_letter_body).
 -- name: dead_letters
 SELECT l.id, d.name AS destination, src.name AS source, s.kind AS subject_kind, s.key AS subject_key, s.id AS subject_id,
 l.kind, l.items, length(l.body) AS size_bytes, l.reason, l.code, l.status, l.at_ms
 FROM dead_letter l JOIN destination d ON d.id = l.destination_id JOIN subject s ON s.id = l.subject_id
 JOIN source src ON src.id = s.source_id
-WHERE :subject_id IS NULL OR l.subject_id = :subject_id ORDER BY l.id;
+WHERE :subject_id IS NULL OR l.subject_id = :subject_id
+UNION ALL
+SELECT id, sink, source, 'event', event_id, 0, type, 1, length(data), reason, code, status, at_ms FROM sink_letter
+WHERE :subject_id IS NULL ORDER BY id;
 
 -- name: dead_letter_body
-SELECT body FROM dead_letter WHERE id = :id;
+SELECT body FROM dead_letter WHERE id = :id UNION ALL SELECT CAST(data AS BLOB) FROM sink_letter WHERE id = :id;
 
 -- A dead letter with what its source states about its subject by now.
 -- name: dead_letter
@@ -200,7 +204,7 @@ FROM dead_letter l JOIN subject s ON s.id = l.subject_id
 WHERE l.id = :id;
 
 -- name: dead_letter_ids
-SELECT id FROM dead_letter ORDER BY id;
+SELECT id FROM dead_letter UNION ALL SELECT id FROM sink_letter ORDER BY id;
 
 -- name: dead_letter_count
 SELECT COUNT(*) FROM dead_letter WHERE destination_id = :destination_id;

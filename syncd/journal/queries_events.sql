@@ -51,6 +51,10 @@ UPDATE destination SET told_down = :told_down WHERE id = :id;
 -- name: events_after
 SELECT seq, id, type, source, subject, at_ms, data FROM event WHERE seq > :after ORDER BY seq LIMIT :limit;
 
+-- How many events are behind a number, and since when.
+-- name: events_waiting
+SELECT COUNT(*), MIN(at_ms) FROM event WHERE seq > :after;
+
 -- name: event_seq
 SELECT seq FROM event WHERE id = :id;
 

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from syncd.core.changes import decode_head
+from syncd.core.events import Event
 from syncd.core.facts import ExperimentSeen, RunSeen
 from syncd.errors import JournalError
 from syncd.journal.database import FILE_NAME, VERSION, connect, translated
+from syncd.journal.event_rows import event_of
 from syncd.journal.queries import STATEMENTS as SQL
 
 PACE_SPAN_MS = 10_000  # add_pace counts in spans of this length
@@ -81,6 +83,24 @@ class DestinationReport:
     pace: Pace
     dead_letters: int
     overflow: int
+
+
+@dataclass(frozen=True, slots=True)
+class SinkReport:
+    """A sink of events. ``waiting`` counts the events behind its cursor, wanted or not; times are None for never."""
+
+    name: str
+    active: bool
+    state: str
+    state_since_ms: int | None
+    last_error: str
+    last_error_ms: int | None
+    sent: int
+    waiting: int
+    oldest_ms: int | None
+    dropped: int
+    dropped_ms: int | None
+    dead_letters: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +169,7 @@ class WaitingKind:
 
 @dataclass(frozen=True, slots=True)
 class LetterReport:
-    """A dead letter without its body."""
+    """A dead letter without its body; of what a sink refused, ``destination`` is the sink and the subject an event."""
 
     id: int
     destination: str
@@ -268,6 +288,45 @@ class JournalReport:
     def problems(self) -> list[ProblemReport]:
         """Return what in the sources cannot be read as it is."""
         return [ProblemReport(*row) for row in self._rows("problems")]
+
+    # -- events ----------------------------------------------------------------------------------------------------
+
+    def sinks(self) -> list[SinkReport]:
+        """Return the sinks that are configured, and those that once were and have letters."""
+        letters = dict(tuple(row) for row in self._rows("sink_letter_counts"))
+        found = [self._sink(row, letters.get(row["name"], 0)) for row in self._rows("sinks")]
+        return [one for one in found if one.active or one.dead_letters]
+
+    def _sink(self, row: sqlite3.Row, dead_letters: int) -> SinkReport:
+        waiting, oldest_ms = self._rows("events_waiting", {"after": row["cursor"]})[0]
+        return SinkReport(
+            name=row["name"],
+            active=bool(row["active"]),
+            state=row["state"],
+            state_since_ms=row["last_success_ms"] if row["state"] == "up" else row["last_error_ms"],
+            last_error=row["last_error"],
+            last_error_ms=row["last_error_ms"],
+            sent=row["sent"],
+            waiting=waiting,
+            oldest_ms=oldest_ms,
+            dropped=row["dropped"],
+            dropped_ms=row["dropped_ms"],
+            dead_letters=dead_letters,
+        )
+
+    def events_after(self, after: int, limit: int) -> list[Event]:
+        """Return the events behind a number, in order."""
+        return [event_of(*row) for row in self._rows("events_after", {"after": after, "limit": limit})]
+
+    def event_range(self) -> tuple[int, int]:
+        """Return the numbers of the oldest and the newest event that is kept, 0 and 0 for none."""
+        first, last = self._rows("event_range")[0]
+        return int(first), int(last)
+
+    def event_seq(self, event_id: str) -> int | None:
+        """Return the number of the event of that id, None if it is not kept (any more)."""
+        rows = self._rows("event_seq", {"id": event_id})
+        return int(rows[0][0]) if rows else None
 
     # -- runs ------------------------------------------------------------------------------------------------------
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from syncd.cli.main import main
 from syncd.core.changes import Section
 from syncd.core.events import Event
 from syncd.core.facts import Fact, ModelSeen, Reading, SubjectDeleted, SubjectKey
@@ -325,3 +328,67 @@ def test_a_migrated_journal_has_the_schema_of_a_new_one(tmp_path: Path) -> None:
         with closing(sqlite3.connect(tmp_path / name / FILE_NAME)) as db:
             schemas.append(db.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall())
     assert schemas[0] == schemas[1]
+
+
+# ---------------------------------------------------------------- asking
+
+
+def asked_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
+    code = main([*arguments, "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_syncd_events_tells_what_is_kept_since_an_id_and_of_a_type(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = ("--state-dir", str(desk.state_dir))
+    desk.synced_run()
+    desk.journal.close()
+    code, whole = asked_json(capsys, "events", *state)
+    assert (code, [one["type"] for one in whole["events"]]) == (
+        0,
+        ["dev.syncd.run.discovered", "dev.syncd.run.finished", "dev.syncd.run.synced"],
+    )
+    first = whole["events"][0]["id"]
+    _, since = asked_json(capsys, "events", *state, "--since", first, "--type", "*.synced", "model.*")
+    assert since["events"] == whole["events"][2:]
+    code, error = asked_json(capsys, "events", *state, "--since", "no such")
+    assert (code, error["error"]["target"]) == (1, "no such")
+    assert main(["events", *state]) == 0
+    assert "run.finished       runs/0001" in capsys.readouterr().out
+    code, none = asked_json(capsys, "events", "--state-dir", str(desk.state_dir / "none"))
+    assert (code, none["events"], none["journal"]) == (0, [], None)
+
+
+def test_what_a_sink_refused_is_in_dlq_and_status_and_can_be_put_back_or_dropped(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = ("--state-dir", str(desk.state_dir))
+    outbox.register_sinks(desk.journal, {"hook": True})
+    desk.synced_run()
+    one, two, three = desk.told()
+    refused = [(one, Refusal(reason="no such field", code="Bad", status=422)), (two, Refusal(reason="nor this"))]
+    outbox.move_sink(desk.journal, "hook", two.seq, sent=0, refused=refused)
+    outbox.sink_trouble(desk.journal, "hook", "down", "no route")
+    desk.clock.now_ms = three.time_ms
+    code, listed = asked_json(capsys, "dlq", "list", *state)
+    assert [
+        (one["id"], one["destination"], one["subject"]["kind"], one["status"]) for one in listed["dead_letters"]
+    ] == [
+        (1, "hook", "event", 422),
+        (2, "hook", "event", None),
+    ]
+    _, shown = asked_json(capsys, "dlq", "show", "1", *state)
+    assert (shown["dead_letters"][0]["content"], shown["dead_letters"][0]["reason"]) == (one.data, "no such field")
+    _, status = asked_json(capsys, "status", *state)
+    [sink] = status["sinks"]
+    assert (sink["name"], sink["state"], sink["waiting"], sink["dead_letters"]) == ("hook", "down", 1, 2)
+    assert (status["dead_letters"], sink["last_error"]) == (2, "no route")
+    assert main(["status", *state]) == 0
+    assert "sink hook" in capsys.readouterr().out
+    code, put_back = asked_json(capsys, "dlq", "retry", "1", "7", *state)
+    assert (code, put_back["waiting"], put_back["unknown"]) == (1, [1], [7])
+    assert [letter.event.id for letter in outbox.letters_to_retry(desk.journal, "hook", 9)] == [one.id]
+    _, dropped = asked_json(capsys, "dlq", "drop", "--all", *state)
+    assert dropped["dropped"] == [1, 2]
+    assert asked_json(capsys, "dlq", "list", *state)[1]["dead_letters"] == []
