@@ -75,11 +75,15 @@ class ArmRest(RestClient):
 
 
 class ArmClient:
-    """Asks Azure Resource Manager about one workspace; ``rest`` is closed by who opened it."""
+    """Asks Azure Resource Manager about one workspace; ``rest`` is closed by who opened it, or by ``close``."""
 
     def __init__(self, rest: ArmRest, address: WorkspaceAddress) -> None:
         self._rest = rest
         self._address = address
+
+    async def close(self) -> None:
+        """Close connections."""
+        await self._rest.close()
 
     async def workspace(self) -> WorkspaceFacts:
         """Return what Azure tells of the workspace."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -103,6 +104,11 @@ class DatastoreRule:
     name: str
     artifacts: tuple[str, ...] = ()
     larger_than_bytes: int | None = None
+
+    def takes(self, path: str, size_bytes: int) -> bool:
+        """Say whether an artifact of that path and size goes there."""
+        named = not self.artifacts or any(fnmatchcase(path, pattern) for pattern in self.artifacts)
+        return named and (self.larger_than_bytes is None or size_bytes > self.larger_than_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,3 +14,5 @@ NOTE = "mlflow.note.content"
 OVERFLOW_FOLDER = "syncd/overflow"
 MODELS_FOLDER = "syncd/models"  # of a destination that keeps logged models among the artifacts of runs
 MODEL_LINKS_FOLDER = "syncd/model_links"
+DATASTORES_FOLDER = "syncd/datastores"  # what a run has in datastores of a workspace
+OWN_FOLDER = "syncd"

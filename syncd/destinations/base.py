@@ -104,12 +104,13 @@ class RemoteModel:
 class RemoteFile:
     """A file in an artifact directory: path relative to it, size in bytes (None when the server does not say).
 
-    ``is_kept_for_models`` marks what is among a run's artifacts only because the destination keeps models there.
+    ``is_own`` is false for what lies there and is none of the subject's artifacts: files of models among those of a
+    run, and what syncd notes beside.
     """
 
     path: str
     size_bytes: int | None
-    is_kept_for_models: bool = False
+    is_own: bool = True
 
 
 class Destination(Protocol):

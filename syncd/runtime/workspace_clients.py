@@ -10,6 +10,7 @@ from syncd.azure.blob import Blobs
 from syncd.azure.credentials import Credentials
 from syncd.configuration.model import DestinationSettings, WorkspaceSettings
 from syncd.destinations.azureml.artifacts import RunArtifacts
+from syncd.destinations.azureml.datastores import STORAGE_SCOPE, ArtifactsWithDatastores, Datastores
 from syncd.destinations.azureml.history import HistoryRest, RunHistory
 from syncd.destinations.azureml.limits import AZUREML_LIMITS
 from syncd.destinations.azureml.models import RunModels
@@ -46,8 +47,17 @@ class WorkspaceClients:
     def artifacts(self, address: WorkspaceAddress) -> RunArtifacts:
         """Return the artifacts of the workspace's runs."""
         history = RunHistory(self._open(HistoryRest, f"https://{address.host}"), address)
-        blobs = Blobs(ca_file=self._ca_file, deadlines=self._settings.deadlines, throttle=self._throttle)
-        return RunArtifacts(history, blobs)
+        return RunArtifacts(history, self._blobs())
+
+    def datastores(self, address: WorkspaceAddress) -> Datastores:
+        """Return the workspace's datastores, and which artifacts are to go there."""
+        rules = [(rule.name, rule.takes) for rule in self._workspace.datastores]
+        identity = self.credentials.provider(STORAGE_SCOPE)
+        arm = ArmClient(self.resource_manager(), address)
+        return Datastores(arm, self._blobs(), address, rules=rules, identity=identity)
+
+    def _blobs(self) -> Blobs:
+        return Blobs(ca_file=self._ca_file, deadlines=self._settings.deadlines, throttle=self._throttle)
 
     async def located(self) -> WorkspaceAddress:
         """Return the workspace's address with its host, asking Azure only if it is not known."""
@@ -57,8 +67,15 @@ class WorkspaceClients:
     async def doors(self) -> tuple[AzuremlWorkspace, AzuremlReader]:
         """Return both doors of the workspace; closing the first closes all connections."""
         address = await self.located()
-        rest, artifacts = self.tracking(address), self.artifacts(address)
-        models = RunModels(rest, artifacts)
+        rest, in_runs = self.tracking(address), self.artifacts(address)
+        datastores = self.datastores(address)
+        artifacts = ArtifactsWithDatastores(in_runs, datastores)
+        models = RunModels(rest, in_runs)
+        try:
+            await datastores.check()
+        except BaseException:
+            await artifacts.close()
+            raise
         limits = self._settings.limits(AZUREML_LIMITS)
         return (
             AzuremlWorkspace(rest, artifacts=artifacts, models=models, limits=limits),

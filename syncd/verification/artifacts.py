@@ -56,7 +56,7 @@ class ArtifactVerification:
         overflow = await self._overflow(subject, held, findings)
         wanted = {path: artifact.size_bytes for path, artifact in artifacts.items()}
         sizes = {path: file.size_bytes for path, file in held.items()}
-        expected = {path for path, file in held.items() if file.is_kept_for_models}
+        expected = {path for path, file in held.items() if not file.is_own}
         paths = compare_paths(wanted, sizes, overflow.artifacts, no_extras=expected)
         findings.differences += paths.differences
         self._report.overflow.artifacts += paths.in_overflow

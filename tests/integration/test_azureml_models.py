@@ -161,8 +161,8 @@ class TestWhatIsKept:
         made = await case.create()
         await case.writer.upload(made, BytesUpload("MLmodel", b""))
         await case.writer.upload(case.run, BytesUpload("plots/a.png", b""))
-        listed = {file.path: file.is_kept_for_models async for file in case.reader.files(case.run)}
-        assert listed == {"model/MLmodel": True, "plots/a.png": False, "syncd/models/model/1.json": True}
+        listed = {file.path: file.is_own async for file in case.reader.files(case.run)}
+        assert listed == {"model/MLmodel": False, "plots/a.png": True, "syncd/models/model/1.json": False}
 
 
 class TestFolders:

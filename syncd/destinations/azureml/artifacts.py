@@ -169,7 +169,7 @@ class RunArtifacts:
         for path in paths:
             name = shelf.outside(path)
             if name is not None:
-                yield RemoteFile(name, None, is_kept_for_models=is_kept_for_models(name, folders))
+                yield RemoteFile(name, None, is_own=not is_kept_for_models(name, folders))
 
     async def paths(self, shelf: Shelf) -> list[str]:
         """Return the paths of all artifacts of a run."""

@@ -39,7 +39,7 @@ from syncd.core.requests import (
     SetModelTags,
     UpdateRun,
 )
-from syncd.core.source_tags import MODEL_LINKS_FOLDER, MODELS_FOLDER, SOURCE, SOURCE_MODEL_ID, SOURCE_RUN_ID
+from syncd.core.source_tags import MODEL_LINKS_FOLDER, MODELS_FOLDER, OWN_FOLDER, SOURCE, SOURCE_MODEL_ID, SOURCE_RUN_ID
 from syncd.destinations.azureml.artifacts import RunArtifacts
 from syncd.destinations.azureml.documents import Documents
 from syncd.destinations.azureml.parts import ModelRequest
@@ -52,7 +52,6 @@ from syncd.destinations.mlflow_wire import runs_with_tag, tagged_runs
 from syncd.errors import Rejected, SubjectGone
 from syncd.rest.client import Json
 
-OWN_FOLDER: Final = "syncd"
 NAME_MAX_LENGTH: Final = 200
 # What would make a model's folder something else in a path or in an artifact URI.
 _ODD: Final = re.compile(r"[/?#%:]")

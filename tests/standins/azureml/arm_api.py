@@ -72,16 +72,24 @@ class ArmApi:
     async def _list(self, request: web.Request) -> web.StreamResponse:
         _check_version(request)
         size = self._state.habits.datastores_page
-        kept, following = page(self.datastores, size, request.query.get("$skip", ""))
+        bodies = [self._body(datastore) for datastore in self.datastores]
+        bodies += [self._named(name, properties) for name, (properties, _) in self._state.datastores.items()]
+        kept, following = page(bodies, size, request.query.get("$skip", ""))
         here = f"{self._place.url}{request.rel_url.raw_path}"
         link = f"{here}?api-version={request.query['api-version']}&$skip={following}"
-        answer: Json = {"value": [self._body(datastore) for datastore in kept]}
+        answer: Json = {"value": kept}
         return web.json_response({**answer, "nextLink": link} if following else answer)
 
     async def _one(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        if name in self._state.datastores:
+            return web.json_response(self._named(name, self._state.datastores[name][0]))
         return web.json_response(self._body(self._asked(request)))
 
     async def _secrets(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        if name in self._state.datastores:
+            return web.json_response(self._state.datastores[name][1])
         token = self._state.access.token(self._asked(request).container, DATASTORE_PERMISSIONS)
         return web.json_response({"secretsType": "Sas", "sasToken": token})
 
@@ -108,9 +116,16 @@ class ArmApi:
             "credentials": {"credentialsType": "Sas"},
             "serviceDataAccessAuthIdentity": "None",
         }
+        return self._named(datastore.name, properties)
+
+    def _named(self, name: str, properties: Json) -> Json:
         kind = f"{PROVIDER}/workspaces/datastores"
-        identity = f"{self._place.scope}/datastores/{datastore.name}"
-        return {"id": identity, "name": datastore.name, "type": kind, "properties": properties}
+        return {
+            "id": f"{self._place.scope}/datastores/{name}",
+            "name": name,
+            "type": kind,
+            "properties": properties,
+        }
 
 
 def _check_version(request: web.Request) -> None:

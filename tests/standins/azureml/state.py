@@ -16,6 +16,7 @@ from tests.standins.azureml.limits import Habits, Limits
 from tests.standins.azureml.place import Place
 from tests.standins.azureml.refusals import Family
 from tests.standins.azureml.registry import Registry
+from tests.standins.azureml.runs import Json
 from tests.standins.azureml.tracking import Tracking
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -45,4 +46,5 @@ class State:
         self.access = SharedAccess()
         self.tracking = Tracking(limits, habits, place.artifact_uri)
         self.registry = Registry()
+        self.datastores: dict[str, tuple[Json, Json]] = {}  # beside the two of every workspace: properties and secrets
         self.artifacts = Artifacts(place, limits, habits, blobs=self.blobs, access=self.access)
