@@ -12,11 +12,11 @@ from syncd.configuration.model import DaemonSettings, MessageSourceSettings
 from syncd.core.messages.decode import Rules
 from syncd.core.messages.topics import TopicPattern
 from syncd.core.webhook_signature import key_of
-from syncd.errors import ConfigError
 from syncd.journal.inbox import IDENTITIES, IDENTITY_BYTES, Inbox, InboxSettings
 from syncd.journal.journal import Journal
 from syncd.journal.refused_messages import RefusedMessages
 from syncd.journal.spool import Spool
+from syncd.runtime.broker_assembly import open_broker_source
 from syncd.runtime.message_intake import Announce, MessageIntake, Obey
 from syncd.runtime.message_reading import MessageReader, Permits
 from syncd.runtime.rests import Rests
@@ -48,7 +48,7 @@ def message_opening(settings: MessageSourceSettings) -> MessageOpening:
     """Return how a configured source of messages is opened."""
     if isinstance(settings, WebhookSettings):
         return MessageOpening(settings, lambda: open_webhook(settings))
-    raise ConfigError(f"sources of kind {settings.kind!r} are not in this version yet", target=settings.name)
+    return MessageOpening(settings, lambda: open_broker_source(settings))
 
 
 def open_webhook(settings: WebhookSettings) -> WebhookSource:

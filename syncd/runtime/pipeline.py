@@ -27,6 +27,7 @@ from syncd.runtime.message_intake import MessageIntake
 from syncd.runtime.rests import Rests
 from syncd.runtime.totals import Totals
 from syncd.runtime.uploader import Uploader
+from syncd.sources.webhook import WebhookSource
 
 log = structlog.get_logger(__name__)
 
@@ -148,6 +149,11 @@ class Pipeline:
                 await self.journal.do(Journal.destination_trouble, row.id, state.name, state.error)
 
         return record
+
+    @property
+    def webhooks(self) -> dict[str, WebhookSource]:
+        """The sources that get their messages by HTTP, by name: what ``POST /hooks/{source}`` calls."""
+        return {one.name: one.source for one in self.message_intakes if isinstance(one.source, WebhookSource)}
 
     # -- running ---------------------------------------------------------------------------------------------------
 
