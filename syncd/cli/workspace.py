@@ -22,6 +22,7 @@ from syncd.configuration import (
     find_file,
     load,
 )
+from syncd.configuration.workspace import address_of_file
 from syncd.errors import AuthFailed, ConfigError
 from syncd.runtime.workspace_check import Checked, check_workspace
 from syncd.runtime.workspace_clients import WorkspaceClients
@@ -71,13 +72,7 @@ def _address(arguments: argparse.Namespace) -> WorkspaceAddress | None:
         return WorkspaceAddress.of_uri(text)
     if text.lower().startswith("/subscriptions/"):
         return WorkspaceAddress.of_resource_id(text)
-    if not text.endswith(".json"):
-        return None
-    try:
-        return WorkspaceAddress.of_config_json(Path(text).read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8"
-        raise ConfigError(str(reason), doing="reading the workspace's config.json", target=text) from exc
+    return address_of_file(Path(text)) if text.endswith(".json") else None
 
 
 def _configured(configuration: Configuration, name: str | None) -> tuple[DestinationSettings, WorkspaceSettings]:

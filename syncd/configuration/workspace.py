@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -84,12 +85,16 @@ def _address_of_file(table: Table) -> WorkspaceAddress:
     for key in _NAMED[1:]:
         if table.has(key):
             table.refuse(key, '"config_file" names the workspace already', "one of them is enough")
-    path = table.path("config_file")
+    return address_of_file(table.path("config_file"))
+
+
+def address_of_file(path: Path) -> WorkspaceAddress:
+    """Return the address that a ``config.json`` of Azure names; ConfigError if it cannot be read or names none."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8"
-        raise ConfigError(f"it cannot be read: {path}: {reason}") from exc
+        raise ConfigError(f"it cannot be read: {path}: {reason}", doing="reading the workspace's address") from exc
     return WorkspaceAddress.of_config_json(text)
 
 

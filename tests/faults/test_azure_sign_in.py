@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.pipelines import TIMEOUT_S, open_pipeline
+from tests.plain_store import begin_run
 from tests.standins.azureml import RunningWorkspace
 from tests.standins.azureml.refusals import Refused
 
@@ -21,18 +22,6 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runni
         monkeypatch.setenv("IDENTITY_ENDPOINT", f"{running.place.url}/msi/token")
         monkeypatch.setenv("IDENTITY_HEADER", running.place.identity_header)
         yield running
-
-
-def begin_run(store: Path) -> Path:
-    """Return the file of a metric of a run that goes on."""
-    run = store / "0" / ("a" * 32)
-    (run / "metrics").mkdir(parents=True)
-    (store / "0" / "meta.yaml").write_text("experiment_id: '0'\nname: one\nlifecycle_stage: active\n")
-    (run / "meta.yaml").write_text(
-        f"run_id: {run.name}\nrun_name: first\nexperiment_id: '0'\nstatus: 1\nstart_time: 1700000000000\n"
-        "end_time: null\nlifecycle_stage: active\nuser_id: someone\n"
-    )
-    return run / "metrics" / "loss"
 
 
 async def until(condition: Callable[[], object]) -> None:

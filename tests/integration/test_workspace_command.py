@@ -14,6 +14,7 @@ import pytest
 
 from syncd.cli.exit_codes import ExitCode
 from syncd.cli.main import main
+from tests.plain_store import begin_run
 from tests.standins.azureml import RunningWorkspace
 from tests.standins.azureml.actions import WORKSPACES
 
@@ -135,7 +136,7 @@ class TestShow:
             (["name = 'm'\nuri = 'https://h'"], ["m"], "no destination of that name is a workspace: m"),
             (["name = 'a'\nuri = 'azureml://{s}'", "name = 'b'\nuri = 'azureml://h{s}'"], [], "name one of a, b"),
             ([], ["--subscription", "s"], "--resource-group and --workspace-name together"),
-            ([], ["no/such.json"], "No such file"),
+            ([], ["no/such.json"], "it cannot be read"),
             ([], ["azureml://h/x"], "expected /subscriptions/"),
         ],
     )
@@ -263,7 +264,7 @@ class TestOtherCommands:
         self, workspace: RunningWorkspace, tmp_path: Path
     ) -> None:
         """In processes of their own: the CA is the environment's, too."""
-        write_run(tmp_path / "mlruns")
+        begin_run(tmp_path / "mlruns").write_text("1700000000000 0.5 0\n1700000000001 0.25 1\n")
         uri = workspace.place.tracking_uri
         environment = {**os.environ, **workspace.place.principal_environment()}
         del environment["IDENTITY_ENDPOINT"], environment["MLFLOW_TRACKING_URI"]
@@ -278,17 +279,6 @@ class TestOtherCommands:
             assert "AADSTS7000215" in told
             assert "the client secret is wrong" in told
             assert "MLFLOW_TRACKING" not in told
-
-
-def write_run(store: Path) -> None:
-    run = store / "0" / ("a" * 32)
-    (run / "metrics").mkdir(parents=True)
-    (store / "0" / "meta.yaml").write_text("experiment_id: '0'\nname: one\nlifecycle_stage: active\n")
-    (run / "meta.yaml").write_text(
-        f"run_id: {run.name}\nrun_name: first\nexperiment_id: '0'\nstatus: 3\nstart_time: 1700000000000\n"
-        "end_time: 1700000001000\nlifecycle_stage: active\nuser_id: someone\n"
-    )
-    (run / "metrics" / "loss").write_text("1700000000000 0.5 0\n1700000000001 0.25 1\n")
 
 
 def syncd(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
