@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 # CONNACK and DISCONNECT codes of MQTT 5 (section 2.4); paho-mqtt 2 gives those of 3.1.1 these numbers as well.
 BAD_USER, NOT_AUTHORIZED, BANNED, BAD_METHOD = 0x86, 0x87, 0x8A, 0x8C
-TAKEN_OVER: Final = 0x8E
+# A connection that ends without a reason; the session taken over (mosquitto 2.0.11 gives no reason then).
+_LOST: Final = frozenset({0x80, 0x8E})
 _REFUSED: Final = frozenset({BAD_USER, NOT_AUTHORIZED, BANNED, BAD_METHOD})
 FAILURE: Final = 0x80
 
@@ -86,13 +87,14 @@ def translated(exc: Exception, *, doing: str, address: MqttAddress) -> Destinati
     if isinstance(exc, DestinationError):
         return exc
     about: dict[str, Any] = {"doing": doing, "target": str(address)}
-    code = reason_code(getattr(exc, "rc", None))
-    text = str(exc) or type(exc).__name__
+    told = exc if exc.__cause__ is None else exc.__cause__  # the broker's own reason
+    code = reason_code(getattr(told, "rc", None))
+    text = str(told) or type(told).__name__
     if code in _REFUSED:
         return AuthFailed(text, hint="check username, password and what the broker allows them", **about)
-    if code == TAKEN_OVER:
-        hint = f"another client connects with client_id {address.client_id!r}: give each its own"
-        return Transient(text, hint=hint, **about)
+    if code in _LOST:
+        hint = f"if this comes again and again, another client connects with client_id {address.client_id!r}"
+        return OutcomeUnknown(text, hint=hint, **about)
     if "certificate" in text.lower():
         return Transient(text, hint="check ca_file, and that host is a name in the broker's certificate", **about)
     return OutcomeUnknown(text, **about)

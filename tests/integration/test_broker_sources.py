@@ -1,0 +1,334 @@
+"""What only one of the brokers has: locks and sessions of Service Bus; TLS, shared subscriptions and QoS 0 of MQTT."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiomqtt
+import pytest
+import trustme
+
+from syncd.brokers import mqtt_client
+from syncd.brokers.mqtt import MqttAddress
+from syncd.brokers.service_bus import ServiceBusAddress
+from syncd.errors import Transient
+from syncd.sources import mqtt as mqtt_source
+from syncd.sources.messages import Message, MessageSource
+from syncd.sources.mqtt import MqttSource
+from syncd.sources.service_bus import ServiceBusSource
+from tests.standins.mosquitto import RunningMosquitto
+from tests.standins.service_bus.faults import Fault
+from tests.standins.service_bus.server import ServiceBus
+
+PATIENCE_S = 60.0
+SOME_BYTES = 1_000_000
+
+
+async def next_of(source: MessageSource, *, most: int = 100) -> Sequence[Message]:
+    async with asyncio.timeout(PATIENCE_S):
+        return await source.receive(most=most, most_bytes=SOME_BYTES)
+
+
+async def nothing_comes(source: MessageSource, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await source.receive(most=1, most_bytes=SOME_BYTES)
+    except TimeoutError:
+        return True
+    return False
+
+
+async def fails(source: MessageSource) -> bool:
+    """Receive until that fails for now."""
+    try:
+        while True:
+            await source.complete(await next_of(source))
+    except Transient:
+        return True
+
+
+async def drain(source: MessageSource, seconds: float) -> set[bytes]:
+    """Complete what comes in that time."""
+    found: set[bytes] = set()
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                messages = await source.receive(most=100, most_bytes=SOME_BYTES)
+                found |= {message.body for message in messages}
+                await source.complete(messages)
+    except TimeoutError:
+        return found
+
+
+@asynccontextmanager
+async def closing(*sources: MessageSource) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await asyncio.gather(*(source.close() for source in sources))
+
+
+# ---------------------------------------------------------------- Service Bus
+
+
+@pytest.fixture(scope="module")
+def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceBus]:
+    with ServiceBus(tmp_path_factory.mktemp("service-bus")) as running:
+        yield running
+
+
+def bus_source(bus: ServiceBus, queue: str, *, max_sessions: int = 2) -> ServiceBusSource:
+    address = ServiceBusAddress(connection_string=bus.connection_string, queue=queue)
+    return ServiceBusSource("bus", address, max_sessions=max_sessions)
+
+
+@pytest.mark.parametrize("sessions", [False, True], ids=["plain", "sessions"])
+async def test_what_is_in_hand_stays_locked_far_beyond_the_lock(bus: ServiceBus, sessions: bool) -> None:
+    queue = bus.queue(f"held-{sessions}", lock_s=2.0, sessions=sessions)
+    bus.put(queue, [b"a", b"b"], session="s" if sessions else "")
+    source = bus_source(bus, queue)
+    async with closing(source):
+        held = list(await next_of(source, most=1))
+        await asyncio.sleep(6)
+        while len(held) < 2:
+            held += await next_of(source)
+        await source.complete(held)
+        assert [(message.body, message.deliveries) for message in held] == [(b"a", 1), (b"b", 1)]
+    assert bus.count(queue) == 0
+
+
+async def test_a_lost_lock_is_no_error_and_the_message_comes_again(bus: ServiceBus) -> None:
+    queue = bus.queue("lost", lock_s=30.0)
+    bus.put(queue, [b"a"])
+    source = bus_source(bus, queue)
+    async with closing(source):
+        [first] = await next_of(source)
+        bus.drop_connections()
+        bus.fault(Fault.ATTACH_BUSY)
+        await source.complete([first])
+        assert await fails(source)
+    # The lock of the lost connection is still held: a restart of the broker forgets it, as its end would.
+    bus.stop()
+    bus.start()
+    another = bus_source(bus, queue)
+    async with closing(another):
+        [again] = await next_of(another)
+        assert (again.body, again.id) == (b"a", first.id)
+        await another.complete([again])
+    assert bus.count(queue) == 0
+
+
+async def test_a_settlement_that_is_not_answered_is_settled_all_the_same(bus: ServiceBus) -> None:
+    queue = bus.queue("unanswered")
+    bus.put(queue, [b"a", b"b"])
+    source = bus_source(bus, queue)
+    async with closing(source):
+        [first] = await next_of(source, most=1)
+        bus.fault(Fault.SETTLE_UNANSWERED)
+        await source.complete([first])
+        found: list[Message] = []
+        async with asyncio.timeout(PATIENCE_S):
+            while not found:
+                try:
+                    found += await source.receive(most=10, most_bytes=SOME_BYTES)
+                except Transient:
+                    continue
+        assert [message.body for message in found] == [b"b"]
+        await source.complete(found)
+    assert bus.count(queue) == 0
+
+
+async def test_two_daemons_share_the_sessions_and_one_takes_over(bus: ServiceBus) -> None:
+    queue = bus.queue("shared", sessions=True)
+    for session in ("s1", "s2", "s3", "s4"):
+        bus.put(queue, [str(number).encode() for number in range(20)], session=session)
+    one, two = bus_source(bus, queue), bus_source(bus, queue)
+    seen: dict[str, list[int]] = {}
+
+    async def consume(source: MessageSource, until: int) -> set[str]:
+        sessions: set[str] = set()
+        while sum(map(len, seen.values())) < until:
+            messages = await source.receive(most=7, most_bytes=SOME_BYTES)
+            for message in messages:
+                seen.setdefault(message.session, []).append(int(message.body))
+                sessions.add(message.session)
+            await source.complete(messages)
+        return sessions
+
+    async with closing(one, two), asyncio.timeout(PATIENCE_S):
+        by_one = asyncio.create_task(consume(one, 80))
+        by_two = asyncio.create_task(consume(two, 80))
+        await asyncio.wait([by_one, by_two], return_when=asyncio.FIRST_COMPLETED)
+        for task in (by_one, by_two):
+            task.cancel()
+        await asyncio.gather(by_one, by_two, return_exceptions=True)
+        assert seen == {session: list(range(20)) for session in ("s1", "s2", "s3", "s4")}
+        await one.close()  # gives its sessions back
+        bus.put(queue, [b"20"], session="s1")
+        bus.put(queue, [b"20"], session="s3")
+        await consume(two, 82)
+    assert bus.count(queue) == 0
+
+
+async def test_a_subscription_is_received_from_and_a_missing_queue_is_named(bus: ServiceBus) -> None:
+    bus.subscription("events", "mine")
+    bus.put("events", [b"told"])
+    address = ServiceBusAddress(connection_string=bus.connection_string, topic="events", subscription="mine")
+    source = ServiceBusSource("bus", address)
+    missing = bus_source(bus, "no-such-queue")
+    async with closing(source, missing):
+        [message] = await next_of(source)
+        assert (message.body, message.address) == (b"told", "events/Subscriptions/mine")
+        await source.complete([message])
+        with pytest.raises(Transient) as caught:
+            await next_of(missing)
+    assert caught.value.hint == "create it, or correct queue, topic or subscription"
+    assert "receiving from queue no-such-queue" in str(caught.value)
+
+
+# ---------------------------------------------------------------- MQTT
+
+
+def mqtt_of(broker: RunningMosquitto, topics: Sequence[str], *, client_id: str = "", **more: object) -> MqttSource:
+    address = MqttAddress(host=broker.host, port=broker.port, client_id=client_id or uuid.uuid4().hex, **more)  # type: ignore[arg-type]
+    return MqttSource("devices", address, topics, session_expiry_s=600)
+
+
+async def publish(broker: RunningMosquitto, topic: str, *bodies: bytes, qos: int = 1, retain: bool = False) -> None:
+    async with aiomqtt.Client(broker.host, broker.port) as client:
+        for body in bodies:
+            await client.publish(topic, body, qos=qos, retain=retain)
+
+
+async def begun(source: MqttSource) -> None:
+    """Connect once, so that the broker keeps a session for it."""
+    assert await nothing_comes(source, 1.0)
+
+
+@pytest.mark.parametrize("version_5", [True, False], ids=["5", "3.1.1"])
+async def test_the_broker_keeps_what_comes_while_the_daemon_is_away(
+    mosquitto: RunningMosquitto, version_5: bool
+) -> None:
+    place = uuid.uuid4().hex
+    source = mqtt_of(mosquitto, [f"{place}/+/+/metrics"], client_id=place, version_5=version_5)
+    await begun(source)
+    await source.close()
+    await publish(mosquitto, f"{place}/device-7/run-1/metrics", b"1", b"2")
+    again = mqtt_of(mosquitto, [f"{place}/+/+/metrics"], client_id=place, version_5=version_5)
+    found: list[Message] = []
+    async with closing(again):
+        while len(found) < 2:
+            found += await next_of(again)
+        await again.complete(found)
+    assert [(message.body, message.address) for message in found] == [
+        (b"1", f"{place}/device-7/run-1/metrics"),
+        (b"2", f"{place}/device-7/run-1/metrics"),
+    ]
+
+
+async def test_shared_subscriptions_divide_the_messages(mosquitto: RunningMosquitto) -> None:
+    place = uuid.uuid4().hex
+    one, two = (mqtt_of(mosquitto, [f"$share/gateways/{place}/#"]) for _ in range(2))
+    async with closing(one, two):
+        await asyncio.gather(begun(one), begun(two))
+        await publish(mosquitto, f"{place}/x", *(str(number).encode() for number in range(10)))
+        found: dict[str, set[bytes]] = {"one": set(), "two": set()}
+        async with asyncio.timeout(PATIENCE_S):
+            while len(found["one"] | found["two"]) < 10:
+                found["one"] |= await drain(one, 0.3)
+                found["two"] |= await drain(two, 0.3)
+    assert not found["one"] & found["two"]
+    assert found["one"]
+    assert found["two"]
+
+
+async def test_what_was_retained_before_is_left_out(mosquitto: RunningMosquitto) -> None:
+    place = uuid.uuid4().hex
+    await publish(mosquitto, f"{place}/old", b"retained", retain=True)
+    for version_5 in (True, False):
+        source = mqtt_of(mosquitto, [f"{place}/#"], version_5=version_5)
+        async with closing(source):
+            await begun(source)
+            await publish(mosquitto, f"{place}/new", b"live", retain=True)
+            [message] = await next_of(source)
+            assert message.body == b"live"
+            await source.complete([message])
+
+
+async def test_too_many_messages_of_qos_0_are_dropped(
+    mosquitto: RunningMosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt_source, "QOS_0_BYTES", 10)
+    place = uuid.uuid4().hex
+    source = mqtt_of(mosquitto, [f"{place}/#"])
+    async with closing(source):
+        await begun(source)
+        await publish(mosquitto, f"{place}/x", b"123456", b"too much", b"7890", qos=0)
+        await publish(mosquitto, f"{place}/x", b"promised", qos=1)
+        found: list[bytes] = []
+        while b"promised" not in found:
+            await asyncio.sleep(0.3)
+            found += [message.body for message in await next_of(source)]
+    assert found == [b"123456", b"7890", b"promised"]
+
+
+async def test_messages_are_acknowledged_in_the_order_in_which_they_came(mosquitto: RunningMosquitto) -> None:
+    place = uuid.uuid4().hex
+    source = mqtt_of(mosquitto, [f"{place}/#"], client_id=place)
+    await begun(source)
+    await publish(mosquitto, f"{place}/x", b"a", b"b", b"c")
+    found: list[Message] = []
+    while len(found) < 3:
+        found += await next_of(source)
+    await source.complete([found[0], found[2]])  # c waits for b
+    await source.close()
+    again = mqtt_of(mosquitto, [f"{place}/#"], client_id=place)
+    left: list[bytes] = []
+    async with closing(again):
+        while len(left) < 2:
+            messages = await next_of(again)
+            left += [message.body for message in messages]
+            await again.complete(messages)
+    assert left == [b"b", b"c"]
+
+
+async def test_a_second_client_of_the_same_id_is_named(mosquitto: RunningMosquitto) -> None:
+    first, second = (mqtt_of(mosquitto, ["x"], client_id="same") for _ in range(2))
+    async with closing(first, second):
+        waiting = asyncio.create_task(next_of(first))
+        await asyncio.sleep(1)
+        other = asyncio.create_task(next_of(second))
+        with pytest.raises(Transient) as caught:
+            await waiting
+        other.cancel()
+    assert "client_id 'same'" in caught.value.hint
+
+
+async def test_tls_with_a_password_and_with_a_clients_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client_ca = trustme.CA()
+    client_ca.cert_pem.write_to_path(str(tmp_path / "client-ca.pem"))
+    issued = client_ca.issue_cert("device-7")
+    issued.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    issued.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+    options = f"cafile {tmp_path}/client-ca.pem\nrequire_certificate true"
+    users = {"device": "secret"}
+    with RunningMosquitto(tmp_path / "broker", users=users, tls=True, options=options) as broker:
+        login = {"username": "device", "password": "secret", "tls": True}
+        with_certificate = {"client_certificate": tmp_path / "cert.pem", "client_key": tmp_path / "key.pem"}
+        trusted = mqtt_of(broker, ["x"], **login, ca_file=broker.ca, **with_certificate)
+        distrusting = mqtt_of(broker, ["x"], **login, **with_certificate)
+        nameless = mqtt_of(broker, ["x"], **login, ca_file=broker.ca)
+        async with closing(trusted, distrusting, nameless):
+            await begun(trusted)
+            with pytest.raises(Transient) as caught:
+                await next_of(distrusting)
+            assert "check ca_file" in caught.value.hint
+            monkeypatch.setattr(mqtt_client, "TIMEOUT_S", 1.0)  # the broker hangs up without a word
+            with pytest.raises(Transient):
+                await next_of(nameless)
