@@ -1,8 +1,9 @@
-"""``syncd dlq``: what a destination refused, with its words; send it again, or give it up."""
+"""``syncd dlq``: what was refused, with the words; send or take it again, or give it up."""
 
 from __future__ import annotations
 
 import argparse
+import base64
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -111,11 +112,24 @@ def _show(about: Asked, arguments: argparse.Namespace, journal: JournalReport, l
 
 
 def content_of(letter: LetterReport, journal: JournalReport) -> Any:
-    """Return what a letter carries: points as a list of objects, anything else as the JSON value it is."""
+    """Return what a letter carries: points as a list of objects, anything else as the JSON value it is.
+
+    Of a message, whose body may be anything: ``text``, or ``base64`` where it is not UTF-8.
+    """
     body = journal.letter_body(letter.id)
+    if letter.kind == "message":
+        return _message_content(parse(body))
     if letter.kind == "metrics":
         return [parse(line) for line in body.split(b"\n")]
     return parse(body)
+
+
+def _message_content(message: dict[str, Any]) -> dict[str, Any]:
+    body = bytes.fromhex(message.pop("body"))
+    try:
+        return {**message, "text": body.decode()}
+    except UnicodeDecodeError:
+        return {**message, "base64": base64.b64encode(body).decode()}
 
 
 def _letter_lines(letter: LetterReport, content: Any) -> list[str]:

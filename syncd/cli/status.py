@@ -59,6 +59,11 @@ def _print_lines(about: Asked, content: Mapping[str, Any]) -> None:
         _print_destination(about, destination)
     for sink in content["sinks"]:
         _print_sink(about, sink)
+    for messages in content["messages"]:
+        _print_messages(about, messages)
+    for pause in content["paused"]:
+        said = f"by a message of {pause['source']}, {about.when(pause['at_ms'])}"
+        print(f"\n{pause['kind']} {pause['name']} is paused {said}; it rests until a message resumes it")
     _print_problems(content["problems"])
 
 
@@ -124,6 +129,14 @@ def _print_waiting(about: Asked, destination: Mapping[str, Any]) -> None:
         for one in destination["waiting"]
     ]
     print_table(["source", "runs", "points", "artifacts", "bytes", "changes"], rows, indent="    ")
+
+
+def _print_messages(about: Asked, messages: Mapping[str, Any]) -> None:
+    print(f"\nmessages of {messages['source']}, the last {about.when(messages['last_ms'])}")
+    counts = ("taken", "repeated", "ignored", "refused")
+    print("  " + ", ".join(f"{name}: {messages[name]:,}" for name in counts))
+    if messages["dead_letters"]:
+        print(f"  kept: {counted(messages['dead_letters'], 'dead letter')} (syncd dlq list{about.option})")
 
 
 def _print_sink(about: Asked, sink: Mapping[str, Any]) -> None:

@@ -97,14 +97,16 @@ def _together(connection: sqlite3.Connection, ids: Sequence[int], step: _Step) -
 
 
 def _drop(connection: sqlite3.Connection, letter_id: int) -> str:
-    names = ("drop_dead_letter", "drop_sink_letter")
+    names = ("drop_dead_letter", "drop_sink_letter", "drop_refused_message")
     return "dropped" if any(connection.execute(SQL[name], {"id": letter_id}).rowcount for name in names) else "unknown"
 
 
 def _retry(connection: sqlite3.Connection, letter_id: int, now_ms: int) -> str:
     row = connection.execute(SQL["dead_letter"], {"id": letter_id}).fetchone()
-    if row is None:  # an event that a sink refused stays a letter until the sink has taken it
-        return "waiting" if connection.execute(SQL["retry_sink_letter"], {"id": letter_id}).rowcount else "unknown"
+    if row is None:  # a refused event or message stays a letter until it was taken
+        names = ("retry_sink_letter", "retry_refused_message")
+        tried = any(connection.execute(SQL[name], {"id": letter_id}).rowcount for name in names)
+        return "waiting" if tried else "unknown"
     destination_id, subject_id, section, kind, body, items, head, tags, deleted = row
     connection.execute(SQL["drop_dead_letter"], {"id": letter_id})
     present = present_body(kind, bytes(body), head=head, tags=parse(tags.encode()), deleted=bool(deleted))

@@ -192,10 +192,16 @@ JOIN source src ON src.id = s.source_id
 WHERE :subject_id IS NULL OR l.subject_id = :subject_id
 UNION ALL
 SELECT id, sink, source, 'event', event_id, 0, type, 1, length(data), reason, code, status, at_ms FROM sink_letter
+WHERE :subject_id IS NULL
+UNION ALL
+SELECT r.id, 'syncd', src.name, 'message', r.message_id, 0, 'message', 1, length(r.body), r.description, r.reason, 0,
+r.at_ms FROM refused_message r JOIN source src ON src.id = r.source_id
 WHERE :subject_id IS NULL ORDER BY id;
 
 -- name: dead_letter_body
-SELECT body FROM dead_letter WHERE id = :id UNION ALL SELECT CAST(data AS BLOB) FROM sink_letter WHERE id = :id;
+SELECT body FROM dead_letter WHERE id = :id UNION ALL SELECT CAST(data AS BLOB) FROM sink_letter WHERE id = :id
+UNION ALL SELECT CAST(json_object('address', address, 'content_type', content_type, 'headers', json(headers),
+'body', hex(body)) AS BLOB) FROM refused_message WHERE id = :id;
 
 -- A dead letter with what its source states about its subject by now.
 -- name: dead_letter
@@ -204,7 +210,7 @@ FROM dead_letter l JOIN subject s ON s.id = l.subject_id
 WHERE l.id = :id;
 
 -- name: dead_letter_ids
-SELECT id FROM dead_letter UNION ALL SELECT id FROM sink_letter ORDER BY id;
+SELECT id FROM dead_letter UNION ALL SELECT id FROM sink_letter UNION ALL SELECT id FROM refused_message ORDER BY id;
 
 -- name: dead_letter_count
 SELECT COUNT(*) FROM dead_letter WHERE destination_id = :destination_id;

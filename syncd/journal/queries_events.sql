@@ -100,7 +100,7 @@ UPDATE sink SET dropped = dropped + :dropped, dropped_ms = :now_ms, cursor = :cu
 -- name: drop_events
 DELETE FROM event WHERE seq <= :last;
 
--- The next number of a dead letter, of a destination's or of a sink's.
+-- The next number of a dead letter: of a destination's, a sink's, or a message.
 -- name: next_letter
 SELECT MAX(COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'dead_letter'), 0),
 COALESCE((SELECT MAX(id) FROM sink_letter), 0)) + 1;

@@ -50,7 +50,8 @@ ON CONFLICT (source_id) DO UPDATE SET taken = taken + excluded.taken, repeated =
 ignored = ignored + excluded.ignored, refused = refused + excluded.refused, last_ms = excluded.last_ms;
 
 -- name: message_counts
-SELECT src.name AS source, c.taken, c.repeated, c.ignored, c.refused, c.last_ms
+SELECT src.name AS source, c.taken, c.repeated, c.ignored, c.refused, c.last_ms,
+(SELECT COUNT(*) FROM refused_message r WHERE r.source_id = c.source_id) AS dead_letters
 FROM message_count c JOIN source src ON src.id = c.source_id ORDER BY src.name;
 
 -- name: add_foreign_event
@@ -98,9 +99,9 @@ LIMIT 1000;
 DELETE FROM spooled WHERE root = ?;
 
 -- name: add_refused_message
-INSERT INTO refused_message (source_id, message_id, address, content_type, headers, body, reason, description, sent_ms,
-at_ms) VALUES (:source_id, :message_id, :address, :content_type, :headers, :body, :reason, :description, :sent_ms,
-:now_ms);
+INSERT INTO refused_message (id, source_id, message_id, address, content_type, headers, body, reason, description,
+sent_ms, at_ms) VALUES (:id, :source_id, :message_id, :address, :content_type, :headers, :body, :reason, :description,
+:sent_ms, :now_ms);
 
 -- name: refuse_again
 UPDATE refused_message SET again = 0, reason = :reason, description = :description WHERE id = :id;
@@ -114,16 +115,6 @@ DELETE FROM refused_message WHERE id = :id;
 
 -- name: retry_refused_message
 UPDATE refused_message SET again = 1 WHERE id = :id;
-
--- name: refused_message_ids
-SELECT id FROM refused_message ORDER BY id;
-
--- name: refused_messages
-SELECT r.id, src.name AS source, r.message_id, r.address, r.content_type, length(r.body) AS size_bytes, r.reason,
-r.description, r.at_ms, r.again FROM refused_message r JOIN source src ON src.id = r.source_id ORDER BY r.id;
-
--- name: refused_message_body
-SELECT headers, body FROM refused_message WHERE id = :id;
 
 -- name: refused_bytes
 SELECT COUNT(*), COALESCE(SUM(length(body)), 0) FROM refused_message;

@@ -3,23 +3,19 @@
 Rules
 -----
 1. What is kept is bounded in number and bytes; beyond that the oldest go, and how many is logged.
-2. ``retry`` and ``drop`` may be called beside the daemon: they are one short write transaction each (see
-   ``dead_letters``). The daemon looks for what is to be tried again.
+2. ``syncd dlq`` lists them, and marks them or gives them up, as it does dead letters (``dead_letters``). The daemon
+   looks for what is marked, tries it again, and forgets what was taken.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from syncd.errors import MessageRefused
-from syncd.journal.database import FILE_NAME, join, translated
 from syncd.journal.journal import Journal
-from syncd.journal.queries import STATEMENTS as SQL
 
 MOST: Final = 10_000
 MOST_BYTES: Final = 64 * 1024 * 1024
@@ -40,14 +36,6 @@ class KeptMessage:
     body: bytes
     sent_ms: int | None = None
     again: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """What became of the messages of these numbers."""
-
-    done: tuple[int, ...] = ()
-    unknown: tuple[int, ...] = ()
 
 
 class RefusedMessages:
@@ -87,7 +75,10 @@ class RefusedMessages:
         }
         if message.again and self._journal._run("is_refused_message", parameters).fetchone()[0]:
             return  # its broker did not hear that it was refused
-        self._journal._run("add_refused_message", parameters)
+        number = self._journal._run("next_letter").fetchone()[0]
+        self._journal._run("add_refused_message", {**parameters, "id": number})
+        self._journal._run("begin_letter_numbers")
+        self._journal._run("raise_letter_numbers", {"id": number})
 
     def _is_too_much(self) -> bool:
         number, size_bytes = self._journal._run("refused_bytes").fetchone()
@@ -119,26 +110,3 @@ class RefusedMessages:
         parameters = {"id": number, "reason": refusal.reason, "description": str(refusal)}
         with self._journal._releasing("keeping a refused message"):
             self._journal._run("refuse_again", parameters)
-
-
-def retry(state_dir: Path, numbers: Sequence[int] | None) -> Changed:
-    """Have refused messages tried again; None means all. Raises JournalError."""
-    return _each(state_dir, numbers, "retry_refused_message")
-
-
-def drop(state_dir: Path, numbers: Sequence[int] | None) -> Changed:
-    """Give up refused messages for good; None means all. Raises JournalError."""
-    return _each(state_dir, numbers, "drop_refused_message")
-
-
-def _each(state_dir: Path, numbers: Sequence[int] | None, statement: str) -> Changed:
-    path = state_dir / FILE_NAME
-    done: list[int] = []
-    unknown: list[int] = []
-    with closing(join(path)) as connection, translated("changing refused messages", path):
-        if numbers is None:
-            numbers = [row[0] for row in connection.execute(SQL["refused_message_ids"]).fetchall()]
-        for number in numbers:
-            changed = connection.execute(SQL[statement], {"id": number}).rowcount
-            (done if changed else unknown).append(number)
-    return Changed(tuple(done), tuple(unknown))

@@ -104,6 +104,29 @@ class SinkReport:
 
 
 @dataclass(frozen=True, slots=True)
+class MessagesReport:
+    """What became of a source's messages: events taken, repeated and ignored; messages refused, and kept of them."""
+
+    source: str
+    taken: int
+    repeated: int
+    ignored: int
+    refused: int
+    last_ms: int
+    dead_letters: int
+
+
+@dataclass(frozen=True, slots=True)
+class PauseReport:
+    """A source or destination that rests since a message of ``source`` said so."""
+
+    kind: str
+    name: str
+    source: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProblemReport:
     """Something in a source that cannot be read as it is."""
 
@@ -169,7 +192,11 @@ class WaitingKind:
 
 @dataclass(frozen=True, slots=True)
 class LetterReport:
-    """A dead letter without its body; of what a sink refused, ``destination`` is the sink and the subject an event."""
+    """A dead letter without its body.
+
+    Of what a sink refused, ``destination`` is the sink and the subject an event; of a refused message it is "syncd",
+    and the subject is the message.
+    """
 
     id: int
     destination: str
@@ -288,6 +315,16 @@ class JournalReport:
     def problems(self) -> list[ProblemReport]:
         """Return what in the sources cannot be read as it is."""
         return [ProblemReport(*row) for row in self._rows("problems")]
+
+    # -- messages --------------------------------------------------------------------------------------------------
+
+    def messages(self) -> list[MessagesReport]:
+        """Return what became of messages, by source."""
+        return [MessagesReport(*row) for row in self._rows("message_counts")]
+
+    def pauses(self) -> list[PauseReport]:
+        """Return what rests because a command said so."""
+        return [PauseReport(*row) for row in self._rows("pauses")]
 
     # -- events ----------------------------------------------------------------------------------------------------
 

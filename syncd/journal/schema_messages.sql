@@ -43,9 +43,9 @@ CREATE TABLE spooled (
     size_bytes INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- Messages that were refused and that their broker cannot keep.
+-- Messages that were refused and that their broker cannot keep. Numbers are shared with dead_letter, as sink_letter's.
 CREATE TABLE refused_message (
-    id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    id           INTEGER PRIMARY KEY,
     source_id    INTEGER NOT NULL,
     message_id   TEXT NOT NULL,
     address      TEXT NOT NULL,

@@ -25,6 +25,7 @@ def status(view: Viewpoint, journal: JournalReport) -> dict[str, Any]:
     """Return what the journal says."""
     destinations = journal.destinations(view.now_ms)
     sinks = journal.sinks()
+    messages = journal.messages()
     used_bytes = journal.used_bytes()
     windows_s = _windows_s(view, journal, destinations)
     return {
@@ -36,7 +37,11 @@ def status(view: Viewpoint, journal: JournalReport) -> dict[str, Any]:
             "set_aside": journal.set_aside(),
         },
         "oldest_unsynced_s": max((_oldest_s(view, one) or 0.0 for one in destinations), default=0.0),
-        "dead_letters": sum(one.dead_letters for one in destinations) + sum(one.dead_letters for one in sinks),
+        "dead_letters": sum(one.dead_letters for one in destinations)
+        + sum(one.dead_letters for one in sinks)
+        + sum(one.dead_letters for one in messages),
+        "messages": [asdict(one) for one in messages],
+        "paused": [asdict(one) for one in journal.pauses()],
         "sinks": [_sink(view, one) for one in sinks],
         "destinations": [_destination(view, one, windows_s[one.id]) for one in destinations],
         "problems": [

@@ -21,8 +21,9 @@ from mlflow.entities import Run
 from syncd.configuration import DaemonSettings, MessageOptions, MlrunsSettings, destination_of_argument
 from syncd.core.source_tags import SOURCE, SOURCE_RUN_ID
 from syncd.errors import AuthFailed, Transient
+from syncd.journal.dead_letters import retry
 from syncd.journal.journal import Journal
-from syncd.journal.refused_messages import retry
+from syncd.journal.report import JournalReport, LetterReport
 from syncd.runtime.message_assembly import MessageOpening
 from syncd.runtime.pipeline import Pipeline
 from syncd.sources.in_memory import InMemorySource
@@ -88,6 +89,13 @@ async def running(
                 task.cancel()
     finally:
         await pipeline.close()
+
+
+def letters(state_dir: Path) -> list[LetterReport]:
+    journal = JournalReport.open(state_dir)
+    assert journal is not None
+    with journal:
+        return journal.letters()
 
 
 @pytest.fixture
@@ -183,8 +191,7 @@ async def test_shuffled_repeated_and_malformed_messages_through_restarts(
         for run_ in runs:
             assert history(case, run_, "loss") == [(step / 7, FIRST_MS + step, step) for step in range(200)]
             assert (run_.info.status, run_.info.end_time) == ("FINISHED", FIRST_MS + 500)
-        kept = case.pipeline.journal.journal._fetch("refused_messages")
-        assert {row[2] for row in kept} == {one.message.id for one in source.refused}
+        assert {letter.subject_key for letter in letters(tmp_path)} == {one.message.id for one in source.refused}
         assert {one.message.body for one in source.refused} == set(bad)
 
 
@@ -364,11 +371,10 @@ async def test_a_refused_message_is_taken_when_it_is_tried_again(
     async with running(tmp_path, mlflow_server, experiment, roots=(tmp_path / "out",)) as case:
         case.source.put(body)
         await case.until(lambda: len(case.source.refused) == 1)
-        journal = case.pipeline.journal.journal
-        assert [row[6] for row in journal._fetch("refused_messages")] == ["Malformed"]
+        assert [letter.code for letter in letters(tmp_path)] == ["Malformed"]
         (tmp_path / "out" / "a").write_text("here now")
-        assert retry(tmp_path, None).done == (1,)
-        await case.until(lambda: journal._fetch("refused_messages") == [])
+        assert retry(tmp_path, None).waiting == (1,)
+        await case.until(lambda: letters(tmp_path) == [])
         await case.settled()
         [run] = await asyncio.to_thread(case.runs)
         assert [file.path for file in case.client.list_artifacts(run.info.run_id)] == ["a"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from syncd.cli.dlq import content_of
 from syncd.core.changes import Again, Section, merge_small, parse
 from syncd.core.facts import ExperimentSeen, RunSeen
 from syncd.core.messages.statements import (
@@ -28,12 +29,14 @@ from syncd.errors import MessageRefused
 from syncd.journal import inbox as inbox_module
 from syncd.journal import refused_messages
 from syncd.journal.database import FILE_NAME, VERSION
+from syncd.journal.dead_letters import drop as drop_letters
 from syncd.journal.dead_letters import retry as retry_letters
 from syncd.journal.inbox import Inbox, InboxSettings, Taken, Told
 from syncd.journal.journal import DeadLetter, Journal
 from syncd.journal.pauses import Pause, pauses
 from syncd.journal.queries import SCHEMA
 from syncd.journal.refused_messages import KeptMessage, RefusedMessages
+from syncd.journal.report import JournalReport
 from syncd.journal.spool import Spool
 from tests.journal_filling import NOW_MS, Clock
 
@@ -373,25 +376,55 @@ def test_refused_messages_are_kept_whole_tried_again_and_given_up(case: Case) ->
     refused = RefusedMessages(case.journal, case.source)
     assert refused.keep([(kept_message(), REFUSAL), (kept_message("m-2"), REFUSAL)]) == 0
     assert refused.to_retry() == []
-    assert refused_messages.retry(case.state_dir, [1, 9]) == refused_messages.Changed((1,), (9,))
+    outcome = retry_letters(case.state_dir, [1, 9])
+    assert (outcome.waiting, outcome.unknown) == ((1,), (9,))
     [message] = refused.to_retry()
     assert (message.number, message.id, message.body, message.headers) == (1, "m-1", b"{", {"h": "v"})
     refused.refused_again(1, MessageRefused("still not", reason="NotAllowed"))
     assert refused.to_retry() == []
-    rows = case.journal._fetch("refused_messages")
-    assert [(row[0], row[6], row[7]) for row in rows] == [
-        (1, "NotAllowed", "still not"),
-        (2, "Malformed", "the body is not JSON"),
-    ]
+    with report(case) as journal:
+        assert [(one.id, one.code, one.reason, one.source, one.subject_key) for one in journal.letters()] == [
+            (1, "NotAllowed", "still not", "bus", "m-1"),
+            (2, "Malformed", "the body is not JSON", "bus", "m-2"),
+        ]
+        [first, _] = journal.letters()
+        assert content_of(first, journal) == {"address": "t", "content_type": "c", "headers": {"h": "v"}, "text": "{"}
     refused.taken(1)
-    assert refused_messages.drop(case.state_dir, None) == refused_messages.Changed((2,), ())
+    assert drop_letters(case.state_dir, None).dropped == (2,)
+    assert kept(case) == []
+
+
+def test_numbers_of_dead_letters_are_not_used_twice(case: Case) -> None:
+    refused = RefusedMessages(case.journal, case.source)
+    refused.keep([(kept_message(), REFUSAL)])
+    spooled(case)
+    settle(case, dead=True)
+    refused.keep([(kept_message("m-2"), REFUSAL)])
+    with report(case) as journal:
+        assert [(one.id, one.kind) for one in journal.letters()] == [
+            (1, "message"),
+            (2, "artifact"),
+            (3, "artifact"),
+            (4, "message"),
+        ]
+
+
+def kept(case: Case) -> list[tuple[str, int]]:
+    with report(case) as journal:
+        return [(one.subject_key, one.size_bytes) for one in journal.letters()]
+
+
+def report(case: Case) -> JournalReport:
+    found = JournalReport.open(case.state_dir)
+    assert found is not None
+    return found
 
 
 def test_a_refused_message_that_comes_again_is_kept_once(case: Case) -> None:
     refused = RefusedMessages(case.journal, case.source)
     refused.keep([(kept_message(), REFUSAL)])
     refused.keep([(kept_message(again=True), REFUSAL), (kept_message(body=b"[", again=True), REFUSAL)])
-    assert len(case.journal._fetch("refused_messages")) == 2
+    assert kept(case) == [("m-1", 1), ("m-1", 1)]
 
 
 def test_refused_messages_are_bounded(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,7 +434,7 @@ def test_refused_messages_are_bounded(case: Case, monkeypatch: pytest.MonkeyPatc
     assert refused.keep([(kept_message(str(number)), REFUSAL) for number in range(5)]) == 2
     assert refused.keep([(kept_message(body=b"x" * 99), REFUSAL)]) == 2
     assert refused.keep([(kept_message(body=b"x" * 500), REFUSAL)]) == 2
-    assert [row[5] for row in case.journal._fetch("refused_messages")] == [500]
+    assert kept(case) == [("m-1", 500)]
 
 
 # -- the file ------------------------------------------------------------------------------------------------------
