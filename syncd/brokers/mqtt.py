@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from syncd.errors import AuthFailed, DestinationError, OutcomeUnknown, Transient
 
 if TYPE_CHECKING:
-    import aiomqtt
+    from paho.mqtt.client import MQTTMessage
 
     from syncd.brokers.mqtt_client import MqttClient
 
@@ -24,7 +24,7 @@ _REFUSED: Final = frozenset({BAD_USER, NOT_AUTHORIZED, BANNED, BAD_METHOD})
 FAILURE: Final = 0x80
 
 
-def _ignore(message: aiomqtt.Message) -> None:
+def _ignore(message: MQTTMessage) -> None:
     """Take no notice: who only sends subscribes to nothing."""
 
 
@@ -65,7 +65,7 @@ class MqttAddress:
         return context
 
     async def open_client(
-        self, *, session_expiry_s: float | None = None, arrived: Callable[[aiomqtt.Message], None] = _ignore
+        self, *, session_expiry_s: float | None = None, arrived: Callable[[MQTTMessage], None] = _ignore
     ) -> MqttClient:
         """Return a client; entering it connects.
 

@@ -1,20 +1,19 @@
 """aiomqtt's client, with acknowledgements by hand and refused publications noticed.
 
-aiomqtt 2.5 acknowledges what it receives at once and takes no notice of the reason code of a PUBACK. Both are things of
-the paho-mqtt client inside it, whose own API has them (``manual_ack_set``, ``ack``, the ``on_publish`` callback).
+aiomqtt 2.5 acknowledges what it receives at once, does not say whether it was sent before, makes a task for each
+message, and takes no notice of the reason code of a PUBACK. The paho-mqtt client inside it can do all that, and its own
+API is used for it (``manual_ack_set``, ``ack``, the ``on_message`` and ``on_publish`` callbacks).
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import aiomqtt
-from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
+from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, MQTTMessage
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
@@ -33,7 +32,7 @@ FLUSH_S: Final = 5.0
 NO_TOPIC: Final = "syncd/nobody/subscribes/to/this"
 
 
-Arrived = Callable[[aiomqtt.Message], None]
+Arrived = Callable[[MQTTMessage], None]
 
 
 class Refused(Exception):
@@ -42,18 +41,6 @@ class Refused(Exception):
     def __init__(self, what: str, rc: Any) -> None:
         super().__init__(f"{what}: {rc}")
         self.rc = rc
-
-
-class Handing(asyncio.Queue[aiomqtt.Message]):
-    """A queue that holds nothing: each message is handed on at once. It spares a task for each, as aiomqtt has it."""
-
-    def __init__(self, arrived: Arrived, maxsize: int = 0) -> None:
-        super().__init__(maxsize)
-        self._arrived = arrived
-
-    def put_nowait(self, item: aiomqtt.Message) -> None:
-        """Hand a message on."""
-        self._arrived(item)
 
 
 class MqttClient(aiomqtt.Client):
@@ -67,6 +54,7 @@ class MqttClient(aiomqtt.Client):
     ) -> None:
         self._version_5 = address.version_5
         self._refusals: list[Any] = []
+        self._arrived = arrived
         keeps = session_expiry_s is not None
         properties = None
         if address.version_5 and session_expiry_s is not None:
@@ -84,7 +72,6 @@ class MqttClient(aiomqtt.Client):
             properties=properties,
             keepalive=address.keepalive_s,
             tls_context=tls,
-            queue_type=partial(Handing, arrived),  # type: ignore[arg-type]
             timeout=TIMEOUT_S,
         )
         self.pending_calls_threshold = 10_000  # it warns of more
@@ -114,7 +101,7 @@ class MqttClient(aiomqtt.Client):
         """Wait until the connection is lost; raises aiomqtt's error then."""
         await anext(self.messages)
 
-    def acknowledge(self, message: aiomqtt.Message) -> None:
+    def acknowledge(self, message: MQTTMessage) -> None:
         """Tell the broker that a message has been taken, so that it is not sent again."""
         self._client.ack(message.mid, message.qos)
 
@@ -140,6 +127,9 @@ class MqttClient(aiomqtt.Client):
         await self.publish(topic, payload, qos=AT_LEAST_ONCE, properties=properties)
         if self._refusals:
             raise Refused(f"publishing to {topic}", self._refusals.pop())
+
+    def _on_message(self, client: Any, userdata: Any, message: MQTTMessage) -> None:
+        self._arrived(message)
 
     def _on_publish(self, client: Any, userdata: Any, mid: int, reason_code: Any, properties: Any) -> None:
         if getattr(reason_code, "is_failure", False):

@@ -28,7 +28,7 @@ from syncd.errors import DestinationError
 from syncd.sources.messages import Message
 
 if TYPE_CHECKING:
-    import aiomqtt
+    from paho.mqtt.client import MQTTMessage
 
     from syncd.brokers.mqtt_client import MqttClient
 
@@ -42,7 +42,7 @@ class Receipt:
     """One message that came over a connection; ``settled`` once it may be acknowledged."""
 
     connection: Connection
-    message: aiomqtt.Message
+    message: MQTTMessage
     settled: bool = False
 
 
@@ -53,7 +53,7 @@ class Connection:
         self.client: MqttClient | None = None
         self._receipts: deque[Receipt] = deque()
 
-    def received(self, message: aiomqtt.Message) -> Receipt:
+    def received(self, message: MQTTMessage) -> Receipt:
         """Note a message down."""
         receipt = Receipt(self, message)
         self._receipts.append(receipt)
@@ -152,7 +152,7 @@ class MqttSource:
             # They come again: what is kept here as well would be counted twice.
             self._arrived = deque(message for message in self._arrived if message.handle is None)
 
-    def _take_in(self, message: aiomqtt.Message, connection: Connection) -> None:
+    def _take_in(self, message: MQTTMessage, connection: Connection) -> None:
         receipt = connection.received(message) if message.qos else None
         if message.retain:
             if receipt is not None:
@@ -175,8 +175,8 @@ class MqttSource:
         self._news.set()
 
 
-def message_of(message: aiomqtt.Message, receipt: Receipt | None) -> Message:
-    """Return the message; MQTT 5's user properties are its headers."""
+def message_of(message: MQTTMessage, receipt: Receipt | None) -> Message:
+    """Return the message; MQTT 5's user properties are its headers. How often it was sent, only "again" says."""
     properties = message.properties
     headers = {name.lower(): value for name, value in getattr(properties, "UserProperty", ())}
     return Message(
@@ -184,7 +184,8 @@ def message_of(message: aiomqtt.Message, receipt: Receipt | None) -> Message:
         body=bytes(message.payload),
         content_type=getattr(properties, "ContentType", ""),
         headers=headers,
-        address=message.topic.value,
+        address=message.topic,
+        deliveries=2 if message.dup else 1,
         handle=receipt,
     )
 

@@ -287,13 +287,13 @@ async def test_messages_are_acknowledged_in_the_order_in_which_they_came(mosquit
     await source.complete([found[0], found[2]])  # c waits for b
     await source.close()
     again = mqtt_of(mosquitto, [f"{place}/#"], client_id=place)
-    left: list[bytes] = []
+    left: list[tuple[bytes, int]] = []
     async with closing(again):
         while len(left) < 2:
             messages = await next_of(again)
-            left += [message.body for message in messages]
+            left += [(message.body, message.deliveries) for message in messages]
             await again.complete(messages)
-    assert left == [b"b", b"c"]
+    assert left == [(b"b", 2), (b"c", 2)]
 
 
 async def test_a_second_client_of_the_same_id_is_named(mosquitto: RunningMosquitto) -> None:
