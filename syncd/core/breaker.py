@@ -11,23 +11,33 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Breaker:
-    """Counts failures in a row; ``answers`` counts answers since the beginning."""
+    """Counts failures in a row, and numbers the attempts as they begin; ``begun`` is the last one's number."""
 
     threshold: int = 3
     failures: int = 0
-    answers: int = 0
+    begun: int = 0
+    _newest_answered: int = 0
 
     @property
     def is_open(self) -> bool:
         """Whether only probes may pass."""
         return self.failures >= self.threshold
 
-    def answered(self) -> bool:
-        """Take note of an answer; return whether that closed the breaker."""
+    def begin(self) -> int:
+        """Return the number of an attempt that begins now."""
+        self.begun += 1
+        return self.begun
+
+    def answered(self, attempt: int) -> bool:
+        """Take note of the answer to that attempt; return whether that closed the breaker."""
         was_open = self.is_open
         self.failures = 0
-        self.answers += 1
+        self._newest_answered = max(self._newest_answered, attempt)
         return was_open
+
+    def has_answered_what_followed(self, attempt: int) -> bool:
+        """Whether any attempt that was begun after that one has been answered."""
+        return self._newest_answered > attempt
 
     def failed(self) -> bool:
         """Take note of a failure; return whether that opened the breaker."""
@@ -39,15 +49,16 @@ class Breaker:
 class IsolatedFailures:
     """Counts the failures of one call between which the destination answered others.
 
-    What was under way when a server breaks down is answered after the first failures of others. So one answer says
-    nothing; an answer before each further failure says that the failures are the call's own.
+    What was under way when a server breaks down, or begins to refuse, is answered after the first failures of others,
+    one slow request after the other. So only the answer to an attempt that was begun after the call's last failure
+    says that this failure was the call's own.
     """
 
     count: int = 0
-    _answers: int = 0
+    _begun: int = 0
 
-    def failed(self, answers: int) -> None:
-        """Take note of a failure, ``answers`` being the breaker's count."""
-        if self.count == 0 or answers > self._answers:
+    def failed(self, breaker: Breaker) -> None:
+        """Take note of a failure."""
+        if self.count == 0 or breaker.has_answered_what_followed(self._begun):
             self.count += 1
-        self._answers = answers
+        self._begun = breaker.begun

@@ -112,12 +112,12 @@ class Courier:
                 try:
                     return await self._attempt(send)
                 except AuthFailed as error:
-                    refusals.failed(self._breaker.answers)
+                    refusals.failed(self._breaker)
                     await self._give_way_to_others(error)
                     raise
                 except Transient as error:
                     if error.server_fault:
-                        faults.failed(self._breaker.answers)
+                        faults.failed(self._breaker)
                         first_fault_s = min(first_fault_s, self._monotonic())
                     lasting = self._monotonic() - first_fault_s >= POISON_AFTER_S
                     if faults.count >= POISON_FAULTS and lasting:
@@ -137,23 +137,24 @@ class Courier:
         """
         if self._refused_since_s is None or self._monotonic() - self._refused_since_s < self._gives_way_after_s:
             return
-        answers = self._breaker.answers
+        begun = self._breaker.begun
         await self._sleep(self._gives_way_after_s)
-        if self._breaker.answers == answers:
+        if not self._breaker.has_answered_what_followed(begun):
             told = {"doing": error.doing, "target": error.target, "hint": error.hint}
             raise RefusedForNow(error.message, **told) from error
 
     async def _attempt(self, send: Callable[[], Awaitable[T]]) -> T:
         async with self._slot(), self._admission():
+            attempt = self._breaker.begin()
             try:
                 result = await send()
             except Rejected:
-                await self._answered()
+                await self._answered(attempt)
                 raise
             except DestinationError as error:
                 await self._failed(error)
                 raise
-            await self._answered()
+            await self._answered(attempt)
             return result
 
     @asynccontextmanager
@@ -183,10 +184,10 @@ class Courier:
             async with self._place:
                 self._place.notify(self._limit.value)
 
-    async def _answered(self) -> None:
+    async def _answered(self, attempt: int) -> None:
         self._limit.succeeded()
         self._refused_since_s = None
-        closed = self._breaker.answered()
+        closed = self._breaker.answered(attempt)
         if closed:
             self._recovered.set()
             self._recovered = asyncio.Event()

@@ -138,6 +138,21 @@ async def test_a_token_refused_for_everything_is_waited_for():
 
 
 @virtually
+async def test_a_token_that_is_refused_while_slow_requests_are_still_answered_is_waited_for():
+    made, _ = courier()
+
+    async def slowly(seconds):
+        await asyncio.sleep(seconds)
+        return "answer"
+
+    slow = [asyncio.create_task(made.call(lambda s=seconds: slowly(s))) for seconds in range(1, 7)]
+    await asyncio.sleep(0.1)
+    refused = Server(*[AuthFailed("403")] * 10)
+    assert await made.call(refused.send) == "answer"
+    assert await asyncio.gather(*slow) == ["answer"] * 6
+
+
+@virtually
 async def test_a_server_fault_of_one_request_while_others_succeed_is_its_own_fault():
     made, _ = courier()
     fault = Transient("500", server_fault=True)

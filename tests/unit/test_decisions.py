@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncd.core.breaker import Breaker
+from syncd.core.breaker import Breaker, IsolatedFailures
 from syncd.core.concurrency import AdaptiveLimit
 from syncd.core.filters import Filter
 from syncd.core.reconcile import by_key, changed_values, missing_points, parse_line, point_key
@@ -51,11 +51,24 @@ def test_the_limit_stays_between_one_and_the_most(answers, most):
 def test_the_breaker_opens_after_failures_in_a_row_and_the_first_answer_closes_it():
     breaker = Breaker(threshold=3)
     assert [breaker.failed(), breaker.failed()] == [False, False]
-    assert not breaker.answered()
+    assert not breaker.answered(breaker.begin())
     assert [breaker.failed(), breaker.failed(), breaker.failed(), breaker.failed()] == [False, False, True, False]
     assert breaker.is_open
-    assert breaker.answered()
+    assert breaker.answered(breaker.begin())
     assert not breaker.is_open
+
+
+def test_only_an_answer_to_what_was_begun_after_a_failure_says_that_the_failure_was_the_calls_own():
+    breaker, failures = Breaker(), IsolatedFailures()
+    under_way = [breaker.begin() for _ in range(3)]
+    for attempt in under_way:
+        failures.failed(breaker)
+        breaker.answered(attempt)
+    assert failures.count == 1
+    failures.failed(breaker)
+    breaker.answered(breaker.begin())
+    failures.failed(breaker)
+    assert failures.count == 2
 
 
 @pytest.mark.parametrize(
