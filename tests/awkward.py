@@ -7,22 +7,21 @@ Rules:
 
 - MLflow writes everything it is willing to write; what it refuses but real stores hold
   (a tag of 81 kB) is put beside it by hand, and `_write_giant_tag` is the only such place.
-- MLflow runs in a subprocess whose working directory is the store's root, because the
-  FileStore opt-in and the default tracking URI are read from the environment at import.
+- MLflow runs in a process of its own whose working directory is the store's root, because that is where it puts a
+  store when nothing tells it another place.
 - Times are fixed, so that two builds differ only in ids.
 """
 
 import argparse
-import importlib
-import importlib.util
-import os
 import random
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
+
+from tests.standins.forks import Forked
+from tests.standins.mlflow_server import QUIET
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -143,50 +142,29 @@ AWKWARD_FILES: dict[str, bytes] = {
 }
 
 
-def build_awkward_store(root: Path, kind: StoreKind, *, big_artifact_bytes: int = BIG_ARTIFACT_BYTES) -> None:
+def build_awkward_store(root: Path, kind: StoreKind, *, big_artifact_bytes: int = 1000, sklearn: bool = False) -> None:
     """Build the awkward store below `root` with the real MLflow client.
 
     Args:
         root: directory to fill, made if absent; `mlruns` gives ``root/mlruns``, `mlflow-db`
             gives ``root/mlflow.db`` with its artifacts under ``root/mlruns``.
         kind: which of MLflow's two local stores to write.
-        big_artifact_bytes: size of the one large artifact, in bytes; smaller makes quicker tests.
+        big_artifact_bytes: size of the one large artifact, in bytes.
+        sklearn: whether to log a scikit-learn model too, which takes longer than all else.
 
     Raises:
         RuntimeError: MLflow failed; the message carries the end of what it wrote to stderr.
     """
     root = root.resolve()
     root.mkdir(parents=True, exist_ok=True)
-    options = ("--inside", "--kind", kind, "--big-artifact-bytes", str(big_artifact_bytes))
-    written = subprocess.run(
-        [sys.executable, "-P", str(Path(__file__).resolve()), str(root), *options],
-        cwd=root,
-        env=_clean_environment(kind),
-        capture_output=True,
-        text=True,
-        timeout=BUILD_TIMEOUT_S,
-        check=False,
-    )
-    if written.returncode:
-        message = f"MLflow could not write the {kind} store in {root}:\n{written.stderr[-4_000:]}"
-        raise RuntimeError(message)
+    log = root.with_name(f"{root.name}.log")
+    options = {"cwd": root, "log": log, "environment": {**QUIET, "GIT_PYTHON_REFRESH": "quiet"}}
+    if Forked("tests.awkward:_write_store", root, kind, big_artifact_bytes, sklearn, **options).wait(BUILD_TIMEOUT_S):
+        raise RuntimeError(f"MLflow could not write the {kind} store in {root}:\n{log.read_text()[-4_000:]}")
 
 
-def _clean_environment(kind: StoreKind) -> dict[str, str]:
-    """Return this process's environment without any setting that would redirect MLflow."""
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("MLFLOW_", "_MLFLOW_", "DATABRICKS_", "AZUREML_"))
-    }
-    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "GIT_PYTHON_REFRESH": "quiet"}
-    if kind == "mlruns":
-        environment["MLFLOW_ALLOW_FILE_STORE"] = "true"
-    return environment
-
-
-def _write_store(root: Path, kind: StoreKind, big_artifact_bytes: int) -> None:
-    """Fill the store of this process's working directory; runs in the subprocess only."""
+def _write_store(root: Path, kind: StoreKind, big_artifact_bytes: int, sklearn: bool) -> None:
+    """Fill the store of this process's working directory; runs in the forked process only."""
     import mlflow
 
     # A database's address is left to MLflow, so that the store has its default layout.
@@ -202,7 +180,8 @@ def _write_store(root: Path, kind: StoreKind, big_artifact_bytes: int) -> None:
     _write_long_series(client, experiment_id)
     _write_inputs(client, experiment_id)
     _write_logged_models(client, experiment_id, root)
-    _write_sklearn_model(experiment_id)
+    if sklearn:
+        _write_sklearn_model(experiment_id)
     _write_spaced_dataset_names(client)
     _write_deletions(client, experiment_id)
     _write_giant_tag(root, kind, experiment_id, awkward_run_id)
@@ -363,14 +342,12 @@ def _write_spaced_dataset_names(client: "MlflowClient") -> None:
 
 
 def _write_sklearn_model(experiment_id: str) -> None:
-    """Log a real scikit-learn model with signature and example, if scikit-learn is there."""
-    if importlib.util.find_spec("sklearn") is None:
-        return
+    """Log a real scikit-learn model with signature and example."""
     import mlflow
     import numpy as np
     from mlflow.models import infer_signature
+    from sklearn import linear_model
 
-    linear_model = importlib.import_module("sklearn.linear_model")
     features = np.array([[0.0, 1.0], [1.0, 2.0], [2.0, 0.5]])
     model = linear_model.LinearRegression().fit(features, features.sum(axis=1))
     with mlflow.start_run(experiment_id=experiment_id, run_name="scikit-learn"):
@@ -416,20 +393,16 @@ def _write_giant_tag(root: Path, kind: StoreKind, experiment_id: str, run_id: st
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Build both stores below OUT_DIR; with ``--inside``, be the subprocess that writes one."""
+    """Build both stores below OUT_DIR."""
     parser = argparse.ArgumentParser(description="Write awkward MLflow stores.")
     parser.add_argument("out_dir", type=Path, help="directory to fill")
     parser.add_argument("--kind", choices=get_args(StoreKind), help="only this kind of store")
     parser.add_argument("--big-artifact-bytes", type=int, default=BIG_ARTIFACT_BYTES)
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.inside:
-        _write_store(options.out_dir, options.kind, options.big_artifact_bytes)
-        return
     kinds = get_args(StoreKind) if options.kind is None else (options.kind,)
     for kind in kinds:
         root = options.out_dir / f"{kind}-store"
-        build_awkward_store(root, kind, big_artifact_bytes=options.big_artifact_bytes)
+        build_awkward_store(root, kind, big_artifact_bytes=options.big_artifact_bytes, sklearn=True)
 
 
 if __name__ == "__main__":

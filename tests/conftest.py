@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
 from tests.standins.azurite import RunningAzurite
 from tests.standins.mlflow_server import RunningMlflow
 from tests.standins.mosquitto import RunningMosquitto
+
+
+@pytest.fixture(autouse=True)
+def logs_of_its_own() -> Iterator[None]:
+    """Keep what a command that ran in this process has set up, its standard error above all, from the next test."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -14,7 +15,7 @@ import pytest
 
 from tests.faults import oracle, stores
 from tests.faults.processes import Ended, killed_sync, sync
-from tests.standins.mlflow_server import RunningMlflow
+from tests.standins.mlflow_server import RunningMlflow, fresh_database
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +29,7 @@ def file_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMlf
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``mlflow.db`` and its artifacts; copy it with ``copy_database``."""
     folder = tmp_path_factory.mktemp("template")
+    shutil.copyfile(fresh_database(), folder / "mlflow.db")
     stores.make_in(folder, f"sqlite:///{folder / 'mlflow.db'}")
     return folder
 

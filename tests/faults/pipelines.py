@@ -15,7 +15,7 @@ from syncd.journal.journal import Journal
 from syncd.runtime.one_shot import sync_once
 from syncd.runtime.pipeline import Pipeline
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 200.0
 # Two of them stay below the 15 connections of an MLflow server's database, beyond which it stands still for 30 s.
 CONCURRENCY = 4
 

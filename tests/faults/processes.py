@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import multiprocessing
 import os
 import signal
 import sqlite3
@@ -18,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from syncd.cli.main import main
-from tests.faults import failpoints
+from tests.standins.forks import Forked
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 60.0
+TIMEOUT_S = 150.0
 
 
 @dataclass(frozen=True)
@@ -65,26 +64,19 @@ def sync(store: Path, url: str, state: Path) -> Ended:
     return Ended(code, out.getvalue(), err.getvalue())
 
 
-_forkserver = multiprocessing.get_context("forkserver")
-_forkserver.set_forkserver_preload(["tests.faults.failpoints"])
-
-
-def forked_sync(store: Path, url: str, state: Path, *, failpoint: str = "") -> multiprocessing.Process:
+def forked_sync(store: Path, url: str, state: Path, *, failpoint: str = "") -> Forked:
     """Start ``syncd sync`` in a process of its own, with a failpoint or none."""
-    process = _forkserver.Process(target=failpoints.run, args=(failpoint, sync_arguments(store, url, state)))
-    process.start()
-    return process  # type: ignore[return-value]
+    return Forked("tests.faults.failpoints:run", failpoint, sync_arguments(store, url, state))
 
 
 def killed_sync(failpoint: str, store: Path, url: str, state: Path) -> int | None:
     """Run ``syncd sync`` in a process of its own up to a failpoint; return its exit code."""
     process = forked_sync(store, url, state, failpoint=failpoint)
-    process.join(TIMEOUT_S)
-    if process.is_alive():
+    try:
+        return process.wait(TIMEOUT_S)
+    except subprocess.TimeoutExpired:
         process.kill()
-        process.join()
-        raise AssertionError(f"{failpoint} was not reached in {TIMEOUT_S:g} s")
-    return process.exitcode
+        raise AssertionError(f"{failpoint} was not reached in {TIMEOUT_S:g} s") from None
 
 
 def write_config(
@@ -137,7 +129,7 @@ class Daemon:
         self.process.kill()
         self.process.wait()
 
-    def terminate(self, timeout_s: float = 30.0) -> int:
+    def terminate(self, timeout_s: float = 120.0) -> int:
         """Send SIGTERM; return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout_s)
@@ -154,7 +146,7 @@ def daemon(config: Path, **options: Any) -> Iterator[Daemon]:
             running.kill()
 
 
-def wait_for(what: str, condition: Any, *, timeout_s: float = 30.0, every_s: float = 0.2) -> Any:
+def wait_for(what: str, condition: Any, *, timeout_s: float = 120.0, every_s: float = 0.2) -> Any:
     """Wait until ``condition()`` is true and return it."""
     end_s = time.monotonic() + timeout_s
     while True:
@@ -167,9 +159,11 @@ def wait_for(what: str, condition: Any, *, timeout_s: float = 30.0, every_s: flo
 
 
 def waiting(state: Path) -> Mapping[str, int]:
-    """Return counts of the journal's rows, read beside its owner."""
+    """Return counts of the journal's rows, read beside its owner; nothing while there is no journal yet."""
+    tables = ("delivery", "change", "dead_letter", "remote")
+    if not (state / "journal.db").exists():
+        return dict.fromkeys(tables, 0)
     with contextlib.closing(sqlite3.connect(f"file:{state / 'journal.db'}?mode=ro", uri=True, timeout=10)) as db:
-        return {
-            table: db.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]
-            for table in ("delivery", "change", "dead_letter", "remote")
-        }
+        if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'delivery'").fetchone():
+            return dict.fromkeys(tables, 0)
+        return {table: db.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0] for table in tables}

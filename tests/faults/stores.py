@@ -1,24 +1,19 @@
 """Small source stores written by MLflow's own client, and live trainings that log with it.
 
-    python -m tests.faults.stores make URI EXPERIMENT            one finished family of runs, with awkward values
-    python -m tests.faults.stores train URI EXPERIMENT SECONDS   log live, then end the run
-
-An SQLite store costs seconds of migrations, so one is made per session and copied for each case: the copy gets its
-own experiment name and artifact directory, and its runs keep their ids (they are looked up per experiment).
+An SQLite store costs seconds, so one is made per session and copied for each case: the copy gets its own experiment
+name and artifact directory, and its runs keep their ids (they are looked up per experiment).
 """
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import sqlite3
-import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
 
+from tests.standins.forks import Forked
 from tests.standins.mlflow_server import QUIET
 
 EPOCH_MS = 1_760_000_000_000
@@ -79,7 +74,9 @@ def _output(model_id: str):  # type: ignore[no-untyped-def]
 
 
 def train(uri: str, experiment: str, seconds: float) -> None:
-    """Log live for a while: points one by one and in batches, params, tags, artifacts, short runs and one long."""
+    """Log live for so long, or until there is a file ``stop``: points one by one and in batches, params, tags,
+    artifacts, short runs and one long.
+    """
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
@@ -89,7 +86,7 @@ def train(uri: str, experiment: str, seconds: float) -> None:
     long_run = client.create_run(experiment_id, run_name="long").info.run_id
     end_s = time.monotonic() + seconds
     step = 0
-    while time.monotonic() < end_s:
+    while time.monotonic() < end_s and not Path("stop").exists():
         now_ms = time.time_ns() // 1_000_000
         client.log_batch(long_run, [Metric(f"m{i}", step + i / 7, now_ms, step) for i in range(20)])
         client.log_metric(long_run, "single", float("nan") if step % 10 == 3 else step / 3, now_ms, step)
@@ -105,21 +102,18 @@ def train(uri: str, experiment: str, seconds: float) -> None:
     client.set_terminated(long_run, "FINISHED")
 
 
-def run_script(*arguments: str, cwd: Path) -> subprocess.Popen[bytes]:
-    """Start this module with its own working directory, since relative artifact roots follow that."""
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, **QUIET, "PYTHONPATH": str(root), "GIT_PYTHON_REFRESH": "quiet"}
+def forked(function: str, *arguments: object, cwd: Path) -> Forked:
+    """Run a function of this module in a process of its own in ``cwd``, which relative artifact roots follow."""
     cwd.mkdir(parents=True, exist_ok=True)
-    with (cwd / "script.log").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.stores", *arguments], cwd=cwd, env=environment, stdout=log, stderr=log
-        )
+    environment = {**QUIET, "GIT_PYTHON_REFRESH": "quiet"}
+    return Forked(
+        f"tests.faults.stores:{function}", *arguments, cwd=cwd, log=cwd / "script.log", environment=environment
+    )
 
 
 def make_in(folder: Path, uri: str, experiment: str = TEMPLATE_EXPERIMENT) -> None:
     """Write a store with ``make`` in a process of its own."""
-    process = run_script("make", uri, experiment, cwd=folder)
-    if process.wait(MAKE_TIMEOUT_S) != 0:
+    if forked("make", uri, experiment, cwd=folder).wait(MAKE_TIMEOUT_S) != 0:
         raise RuntimeError((folder / "script.log").read_text())
 
 
@@ -140,10 +134,3 @@ def copy_database(template: Path, folder: Path, experiment: str) -> Path:
             "INSERT INTO tags (key, value, run_uuid) VALUES (?, ?, ?)", (GIANT_TAG, "ü" * GIANT_TAG_LENGTH, parent)
         )
     return path
-
-
-if __name__ == "__main__":
-    if sys.argv[1] == "make":
-        make(sys.argv[2], sys.argv[3])
-    else:
-        train(sys.argv[2], sys.argv[3], float(sys.argv[4]))

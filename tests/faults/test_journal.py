@@ -92,7 +92,7 @@ def test_a_journal_copied_at_any_moment_goes_on_from_there(case: Case) -> None:
     """The database and its -wal are copied as they are while sync works; each copy then finishes the work, once."""
     process = forked_sync(case.database, case.server.url, case.state)
     copies = []
-    while process.is_alive():
+    while process.poll() is None:
         copy = case.folder / f"copy{len(copies)}"
         copy.mkdir()
         for name in ("journal.db-wal", "journal.db"):  # the -wal first: what it lacks is lost, as unsynced writes are
@@ -100,8 +100,7 @@ def test_a_journal_copied_at_any_moment_goes_on_from_there(case: Case) -> None:
                 shutil.copyfile(case.state / name, copy / name)
         copies.append(copy)
         time.sleep(0.03)
-    process.join()
-    assert process.exitcode == 0
+    assert process.wait() == 0
     chosen = copies[:: max(1, len(copies) // 4)]
     for copy in chosen:
         _drop_tail(copy / "journal.db-wal")

@@ -76,7 +76,7 @@ async def test_live_trainings_arrive_once_whatever_happens(
             place, experiment = places[number % 2]
             uri = f"sqlite:///{place}" if number % 2 == 0 else str(place)
             experiment = f"{experiment} {number}"
-            process = stores.run_script("train", uri, experiment, str(TRAIN_S), cwd=tmp_path / f"t{number}")
+            process = stores.forked("train", uri, experiment, TRAIN_S, cwd=tmp_path / f"t{number}")
             trainings.append((place, experiment, process))
         proxy.add(*rules())
         config = write_config(

@@ -107,16 +107,16 @@ async def test_a_refused_tag_of_an_experiment_leaves_the_others(case: Case) -> N
 
 async def test_a_sync_beside_a_training_ends(mlflow_server: RunningMlflow, tmp_path: Path) -> None:
     database = tmp_path / "mlflow.db"
-    training = stores.run_script("train", f"sqlite:///{database}", "beside", "25", cwd=tmp_path)
+    training = stores.forked("train", f"sqlite:///{database}", "beside", 240.0, cwd=tmp_path)
     try:
-        for _ in range(200):
-            await asyncio.sleep(0.1)
-            if _points(database) > 100:
-                break
-        done = await deliver(database, mlflow_server.url, tmp_path / "state", timeout_s=20)
+        async with asyncio.timeout(100):
+            while _points(database) <= 100:  # noqa: ASYNC110 - another process writes them
+                await asyncio.sleep(0.1)
+        done = await deliver(database, mlflow_server.url, tmp_path / "state")
         assert training.poll() is None
         assert (done.code, done.faults) == (0, [])
         assert done.totals["points"] > 100
+        (tmp_path / "stop").touch()
         assert await asyncio.to_thread(training.wait, 60) == 0
     finally:
         training.kill()

@@ -9,7 +9,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -52,7 +51,7 @@ def store_path(folder: Path, kind: str) -> Path:
 @pytest.fixture(scope="module", params=["mlruns", "mlflow-db"])
 def awkward(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    build_awkward_store(folder, request.param, big_artifact_bytes=BIG_ARTIFACT_BYTES)
+    build_awkward_store(folder, request.param, big_artifact_bytes=BIG_ARTIFACT_BYTES, sklearn=True)
     return folder, store_path(folder, request.param)
 
 
@@ -125,7 +124,7 @@ def test_a_dry_run_sends_nothing_and_tells_what_is_there(awkward, server, tmp_pa
 
 
 def test_only_the_named_experiment_is_sent(tmp_path):
-    build_awkward_store(tmp_path / "store", "mlruns", big_artifact_bytes=1000)
+    build_awkward_store(tmp_path / "store", "mlruns")
     told = syncd("sync", tmp_path / "store", "--to", "http://127.0.0.1:9", "--dry-run", "--json")
     name = max(told["experiments"], key=lambda experiment: experiment["points"])["name"]
     with RunningMlflow(tmp_path / "server") as server:
@@ -149,13 +148,12 @@ def test_a_directory_that_is_no_store_says_what_was_expected(tmp_path):
 
 
 def test_a_server_that_does_not_answer_ends_with_75_and_loses_nothing(tmp_path):
-    build_awkward_store(tmp_path / "store", "mlruns", big_artifact_bytes=1000)
-    begun_s = time.monotonic()
+    build_awkward_store(tmp_path / "store", "mlruns")
     state = tmp_path / "state"
     said = syncd(
         "sync", tmp_path / "store", "--to", "http://127.0.0.1:9", "--state-dir", state, "--patience", "2", expect=75
     )
-    assert time.monotonic() - begun_s < 60
+    assert "no answer for 2 s" in said
     assert "nothing is lost" in said
     with RunningMlflow(tmp_path / "server") as server:
         syncd("sync", tmp_path / "store", "--to", server.url, "--state-dir", state)
@@ -163,7 +161,7 @@ def test_a_server_that_does_not_answer_ends_with_75_and_loses_nothing(tmp_path):
 
 
 def test_a_second_sync_on_the_same_state_names_the_first(tmp_path, server):
-    build_awkward_store(tmp_path / "store", "mlruns", big_artifact_bytes=1000)
+    build_awkward_store(tmp_path / "store", "mlruns")
     held = Journal.open(tmp_path / "state")
     try:
         said = syncd("sync", tmp_path / "store", "--to", server.url, "--state-dir", tmp_path / "state", expect=1)

@@ -23,7 +23,7 @@ def told(finished: subprocess.CompletedProcess[str]) -> Any:
 
 def test_the_good_ones_are_brought_over_and_the_bad_ones_named(tmp_path: Path) -> None:
     good, empty, photos = tmp_path / "good", tmp_path / "empty.db", tmp_path / "photos"
-    build_awkward_store(good, "mlruns", big_artifact_bytes=1000)
+    build_awkward_store(good, "mlruns")
     empty.touch()
     photos.mkdir()
     (photos / "a.jpg").write_bytes(b"x")
@@ -46,7 +46,7 @@ def test_the_good_ones_are_brought_over_and_the_bad_ones_named(tmp_path: Path) -
 
 
 def test_a_dry_run_names_the_bad_one_too(tmp_path: Path) -> None:
-    build_awkward_store(tmp_path / "good", "mlruns", big_artifact_bytes=1000)
+    build_awkward_store(tmp_path / "good", "mlruns")
     (tmp_path / "bad.db").write_bytes(b"garbage")
     found = syncd("sync", tmp_path / "bad.db", tmp_path / "good", "--to", "http://127.0.0.1:9", "--dry-run", "--json")
     assert found.returncode == 1
@@ -55,8 +55,8 @@ def test_a_dry_run_names_the_bad_one_too(tmp_path: Path) -> None:
 
 
 def test_a_directory_with_only_a_database_gets_one_piece_of_advice(tmp_path: Path) -> None:
-    build_awkward_store(tmp_path / "store", "mlflow-db", big_artifact_bytes=1000)
-    build_awkward_store(tmp_path / "good", "mlruns", big_artifact_bytes=1000)
+    build_awkward_store(tmp_path / "store", "mlflow-db")
+    build_awkward_store(tmp_path / "good", "mlruns")
     found = syncd("sync", tmp_path / "store", tmp_path / "good", "--to", "http://127.0.0.1:9", "--dry-run")
     assert found.returncode == 1
     assert (found.stdout + found.stderr).count(str(tmp_path / "store" / "mlflow.db")) == 1

@@ -8,11 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
 import shutil
 import socket
 import sqlite3
-import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -29,7 +27,8 @@ from syncd.destinations.base import RemoteSubject
 from syncd.destinations.mlflow_reader import MlflowReader
 from syncd.errors import Transient
 from tests.standins.fault_proxy import FaultProxy, Rule
-from tests.standins.mlflow_server import QUIET, RunningMlflow
+from tests.standins.forks import Forked
+from tests.standins.mlflow_server import QUIET, RunningMlflow, fresh_database
 
 API = "/api/2.0/mlflow"
 EXPERIMENT = "verified"
@@ -199,23 +198,26 @@ class Copy:
             return found
 
 
-def run_mlflow(program: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], env={**os.environ, **QUIET}, capture_output=True, timeout=280
-    )
-    assert done.returncode == 0, done.stderr.decode(errors="replace")[-3000:]
-    return done.stdout.decode()
+def run_mlflow(program: str, *arguments: str, folder: Path) -> str:
+    log = folder / "program.log"
+    log.unlink(missing_ok=True)
+    code = Forked("tests.standins.mlflow_app:execute", program, list(arguments), log=log, environment=QUIET).wait(280)
+    printed = log.read_text(errors="replace")
+    assert code == 0, printed[-3000:]
+    return printed
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verify-source")
-    run_mlflow(WRITE_SOURCE, str(folder))
+    shutil.copyfile(fresh_database(), folder / "mlflow.db")
+    run_mlflow(WRITE_SOURCE, str(folder), folder=folder)
     return folder
 
 
 def make_copy(source: Path, server: RunningMlflow) -> Copy:
-    made = json.loads(run_mlflow(COPY, str(source), server.url, "").splitlines()[-1])
+    printed = run_mlflow(COPY, str(source), server.url, "", folder=server.folder)
+    made = json.loads(printed.splitlines()[-1])
     return Copy(source / "mlflow.db", server, **made)
 
 

@@ -3,19 +3,25 @@
     with RunningMlflow(tmp_path) as server:
         ... server.url ...
 
-``python`` may be another environment's interpreter, for other versions of MLflow; its default is taken from
-``SYNCD_TEST_MLFLOW_PYTHON``, so that whole suites run against one. ``backend`` is "sqlite" or "file".
+It is forked from a process that has imported MLflow, and its database is a copy of one that has been made once; both
+take seconds. ``python`` may be another environment's interpreter, for other versions of MLflow, which then runs as its
+users run it; its default is taken from ``SYNCD_TEST_MLFLOW_PYTHON``, so that whole suites run against one.
+``backend`` is "sqlite" or "file".
 """
 
 from __future__ import annotations
 
+import functools
 import os
-import sys
+import shutil
+import tempfile
 import urllib.request
 from pathlib import Path
 from typing import Literal
 
+from tests.standins.forks import Forked
 from tests.standins.server_process import ServerProcess
+from tests.standins.startable import Process
 
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -24,6 +30,15 @@ QUIET = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "PYTHONWARNINGS": "ignore",
 }
+_templates = tempfile.TemporaryDirectory(prefix="syncd-mlflow-")
+
+
+@functools.cache
+def fresh_database() -> Path:
+    """Return a database as a server makes it at its first start; copy it."""
+    path = Path(_templates.name) / "fresh.db"
+    assert Forked("tests.standins.mlflow_app:make_database", path).wait() == 0
+    return path
 
 
 class RunningMlflow(ServerProcess):
@@ -41,19 +56,32 @@ class RunningMlflow(ServerProcess):
         port: int = 0,
     ) -> None:
         super().__init__(folder, port=port)
-        self._python = python or os.environ.get("SYNCD_TEST_MLFLOW_PYTHON", sys.executable)
+        self._python = python or os.environ.get("SYNCD_TEST_MLFLOW_PYTHON", "")
         self._backend = backend
         self._serve_artifacts = serve_artifacts
         self.url = f"http://127.0.0.1:{self.port}"
 
-    def command(self) -> list[str]:
+    def _arguments(self) -> list[str]:
         store = self.folder / "backend"
         uri = f"sqlite:///{store}.db" if self._backend == "sqlite" else str(store)
         artifacts = ["--artifacts-destination", str(self.folder / "artifacts")]
         if not self._serve_artifacts:
             artifacts = ["--no-serve-artifacts", "--default-artifact-root", str(self.folder / "artifacts")]
-        server = [self._python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        return [*server, "--workers", "1", "--backend-store-uri", uri, *artifacts]
+        server = ["server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        return [*server, "--backend-store-uri", uri, *artifacts]
+
+    def command(self) -> list[str]:
+        return [self._python, "-m", "mlflow", *self._arguments()]
+
+    def _started(self) -> Process:
+        if self._python:
+            return super()._started()
+        database = self.folder / "backend.db"
+        if self._backend == "sqlite" and self._serve_artifacts and not database.exists():
+            shutil.copyfile(fresh_database(), database)
+        arguments = self._arguments()
+        place = "tests.standins.mlflow_app:command"
+        return Forked(place, arguments, cwd=self.folder, log=self.log, environment=self.environment)
 
     def answers(self) -> bool:
         with urllib.request.urlopen(f"{self.url}/health", timeout=2) as answer:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from tests.standins.ports import free_port
-from tests.standins.startable import Startable, end_group
+from tests.standins.startable import Process, Startable, end_group
 
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 200.0
 LOOK_S = 0.02
 
 
@@ -26,7 +26,7 @@ class ServerProcess(Startable):
         self.folder = folder
         self.port = port or free_port()
         self.log = folder / "server.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     @abstractmethod
     def command(self) -> list[str]:
@@ -43,8 +43,17 @@ class ServerProcess(Startable):
 
     def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._process = self._started()
+        try:
+            self._wait_until_it_answers(self._process)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _started(self) -> Process:
+        """Start the process, in a group of its own, its output going to ``log``."""
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 self.command(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -53,13 +62,8 @@ class ServerProcess(Startable):
                 env={**os.environ, **self.environment},
                 start_new_session=True,
             )
-        try:
-            self._wait_until_it_answers(self._process)
-        except BaseException:
-            self.stop()
-            raise
 
-    def _wait_until_it_answers(self, process: subprocess.Popen[bytes]) -> None:
+    def _wait_until_it_answers(self, process: Process) -> None:
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline_s and process.poll() is None:
             try:
@@ -68,7 +72,7 @@ class ServerProcess(Startable):
             except OSError:
                 pass
             time.sleep(LOOK_S)
-        said = self.log.read_text(errors="replace")[-4000:]
+        said = self.log.read_text(errors="replace")[-4000:] if self.log.exists() else ""
         raise RuntimeError(f"{type(self).__name__} does not answer (exit code {process.poll()}):\n{said}")
 
     def kill(self) -> None:

@@ -7,9 +7,20 @@ import signal
 import subprocess
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Any, Self
+from typing import Protocol, Self
 
 STOP_TIMEOUT_S = 10.0
+
+
+class Process(Protocol):
+    """What is asked of a process, whoever started it."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
 
 
 class Startable(ABC):
@@ -33,7 +44,7 @@ class Startable(ABC):
         self.stop()
 
 
-def end_group(process: subprocess.Popen[Any], *, at_once: bool = False) -> None:
+def end_group(process: Process, *, at_once: bool = False) -> None:
     """End a process and its workers, its own process group, never by name: politely first unless ``at_once``."""
     for sign in (signal.SIGKILL,) if at_once else (signal.SIGTERM, signal.SIGKILL):
         try:
