@@ -65,6 +65,12 @@ class Case:
         runs = oracle.read_store(self.database, self.experiment).runs
         return next(run for run in runs.values() if run.name.startswith(start))
 
+    def drop_models(self) -> None:
+        """Take the logged models and the links to them out of the source."""
+        with closing(sqlite3.connect(self.database)) as db, db:
+            db.execute("DELETE FROM logged_models")
+            db.execute("DELETE FROM inputs WHERE source_type LIKE 'RUN_OUTPUT%'")
+
     def check(self, **lost: object) -> None:
         """Hold the destination against the source."""
         found = self.differences(**lost)

@@ -54,7 +54,7 @@ async def deliver(
     url: str,
     state: Path,
     *,
-    patience_s: float = 30.0,
+    patience_s: float = 120.0,
     timeout_s: float = TIMEOUT_S,
     settings: Mapping[str, Any] | None = None,
     on_delete: Literal["keep", "delete"] = "keep",

@@ -115,9 +115,7 @@ def test_a_state_directory_is_free_again_after_kill_9(case: Case, tmp_path: Path
 
 def test_a_backlog_of_a_source_that_was_renamed_is_still_delivered(case: Case, tmp_path: Path) -> None:
     """The runs are then stated twice in one process, under both names, and are one run each there."""
-    with closing(sqlite3.connect(case.database)) as db, db:
-        db.execute("DELETE FROM logged_models")  # of models no second look is taken
-        db.execute("DELETE FROM inputs WHERE source_type LIKE 'RUN_OUTPUT%'")
+    case.drop_models()  # of models no second look is taken
     config = write_config(tmp_path / "a.toml", state=case.state, url="http://127.0.0.1:9", stores=[case.database])
     with daemon(config) as running:
         wait_for("the backlog", lambda: waiting(case.state)["delivery"] > 10)
