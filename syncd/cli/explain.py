@@ -28,6 +28,7 @@ MOST_NAMED = 5
 LEAST_DISK_BYTES = 1024 * 1024  # below this the journal cannot grow
 
 _WHAT = {
+    "overflow": "value for the overflow",
     "params": "param",
     "tags": "tag",
     "untag": "deleted tag",

@@ -135,10 +135,10 @@ def summary_lines(report: Report) -> list[str]:
         f"{compared.points} points, {compared.params} params, {compared.tags} tags, {compared.datasets} datasets, "
         f"{compared.artifacts} artifacts, {size_text(compared.bytes)}"
     ]
-    if overflow.params or overflow.tags or overflow.artifacts or overflow.points:
+    if any(asdict(overflow).values()):
         lines.append(
             f"in syncd/overflow/ artifacts: {overflow.params} params, {overflow.tags} tags, "
-            f"{overflow.artifacts} artifacts under other names, {overflow.points} points of models"
+            f"{overflow.artifacts} artifacts under other names, {overflow.points} points, {overflow.datasets} datasets"
         )
     if report.problems:
         lines.append(f"{len(report.problems)} things in the source could not be read and were not compared")

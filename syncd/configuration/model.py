@@ -133,7 +133,8 @@ class DestinationSettings:
     of the ``Limits`` that the destination has by its kind. ``bwlimit_bytes_s`` None sets no bound.
     ``duplicates`` says what the server does with an identical point sent again ("auto": find out).
     ``total_timeout_s`` bounds a whole request except the body of an artifact, which ``read_timeout_s`` and
-    ``connect_timeout_s`` bound by its stalls.
+    ``connect_timeout_s`` bound by its stalls. Points that have no place there are gathered for
+    ``overflow_interval_s`` before they are written among the run's artifacts.
     """
 
     name: str
@@ -148,7 +149,8 @@ class DestinationSettings:
     connect_timeout_s: float = 10.0
     read_timeout_s: float = 60.0
     total_timeout_s: float = 180.0
-    limit_overrides: Mapping[str, int | None] = field(default_factory=dict)
+    overflow_interval_s: float = 60.0
+    limit_overrides: Mapping[str, int | bool | None] = field(default_factory=dict)
     filter: Filter = field(default_factory=Filter)
     workspace: WorkspaceSettings | None = None
 

@@ -89,7 +89,8 @@ class _DestinationKeys(TypedDict):
     connect_timeout_s: float
     read_timeout_s: float
     total_timeout_s: float
-    limit_overrides: dict[str, int | None]
+    limit_overrides: dict[str, int | bool | None]
+    overflow_interval_s: float
     filter: Filter
 
 
@@ -181,6 +182,7 @@ def _read_destination_keys(table: Table) -> _DestinationKeys:
         "connect_timeout_s": table.seconds("connect_timeout_s", default.connect_timeout_s),
         "read_timeout_s": table.seconds("read_timeout_s", default.read_timeout_s),
         "total_timeout_s": table.seconds("total_timeout_s", default.total_timeout_s),
+        "overflow_interval_s": table.seconds("overflow_interval_s", default.overflow_interval_s),
         "limit_overrides": _read_limits(table.table("limits")),
         "filter": _read_filter(table.table("filters")),
     }
@@ -270,14 +272,16 @@ def _check_credentials(table: Table, settings: DestinationSettings) -> None:
         table.document.warn((*table.place, "uri"), "credentials go over plain http: anyone on the way can read them")
 
 
-def _read_limits(table: Table) -> dict[str, int | None]:
+def _read_limits(table: Table) -> dict[str, int | bool | None]:
     """Return the fields of ``Limits`` that are written; "unlimited" where a limit may be absent."""
-    overrides: dict[str, int | None] = {}
+    overrides: dict[str, int | bool | None] = {}
     for field in dataclasses.fields(Limits):
         if not table.has(field.name):
             continue
         if field.name in _MAY_BE_UNLIMITED and table.content[field.name] == UNLIMITED:
             overrides[field.name] = None
+        elif isinstance(field.default, bool):
+            overrides[field.name] = table.boolean(field.name, default=field.default)
         elif field.name.endswith("_bytes"):
             overrides[field.name] = table.size_bytes(field.name, 1)
         else:

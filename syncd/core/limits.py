@@ -1,8 +1,9 @@
-"""What a destination can hold and how much it takes in one request. Values, no behaviour."""
+"""What a destination can hold and how much it takes in one request."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +12,8 @@ class Limits:
 
     ``*_length`` counts characters, ``*_bytes`` bytes of the request body, ``*_per_*`` things. None is no bound.
     ``description_length`` is that of the tag ``mlflow.note.content`` of a run (None: as any tag's);
-    ``history_results`` how many points of a metric may be asked for at once.
+    ``history_results`` how many points of a metric may be asked for at once; ``only_finite`` says that NaN and
+    infinities cannot be held.
     """
 
     batch_metrics: int = 1000
@@ -34,3 +36,20 @@ class Limits:
     description_length: int | None = None
     run_name_length: int | None = None
     experiment_name_length: int | None = None
+    only_finite: bool = False
+
+
+def lowered(limits: Limits, name: str, limit: int) -> Limits:
+    """Return the limits with that one no higher than what the destination has named."""
+    if name.startswith(("batch_", "history_")):
+        limit = max(limit, 1)
+    known = getattr(limits, name, None) if name in _LOWERABLE else limit
+    changed: dict[str, Any] = {name: limit} if known is None or known > limit else {}
+    found = replace(limits, **changed)
+    description = found.description_length
+    if name == "tag_value_length" and description is not None and description > limit:
+        return replace(found, description_length=limit)  # a note is a tag there
+    return found
+
+
+_LOWERABLE = frozenset(field.name for field in fields(Limits) if field.name != "only_finite")

@@ -5,6 +5,7 @@ SOURCE_MODEL_ID = "syncd.source_model_id"
 SOURCE = "syncd.source"
 OVERFLOW = "syncd.overflow"
 LAST_ACTIVITY = "syncd.last_activity"  # of a run that has been silent for long
+EXPERIMENT_NAME = "syncd.experiment_name"  # whole, where the name of an experiment is longer than a destination holds
 PREFIX = "syncd."
 
 PARENT_RUN_ID = "mlflow.parentRunId"

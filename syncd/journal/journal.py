@@ -42,6 +42,7 @@ from syncd.core.facts import (
 )
 from syncd.errors import JournalCorrupt, JournalError, JournalFull
 from syncd.journal.database import FILE_NAME, Reserve, connect, quarantine, translated
+from syncd.journal.overflow import OverPoints, add_points
 from syncd.journal.queries import STATEMENTS as SQL
 from syncd.journal.state_lock import StateLock
 from syncd.journal.telling import Telling
@@ -207,6 +208,9 @@ class Journal:
 
     def _run(self, name: str, parameters: Mapping[str, Any] | Sequence[Any] = ()) -> Any:
         return self._connection.execute(SQL[name], parameters)
+
+    def _many(self, name: str, rows: Iterable[Sequence[Any]]) -> None:
+        self._connection.executemany(SQL[name], rows)
 
     def _fetch(self, name: str, parameters: Mapping[str, Any] | Sequence[Any] = ()) -> list[Any]:
         """Return what a statement reads, on the connection that never waits for a commit."""
@@ -437,6 +441,7 @@ class Journal:
         done: Iterable[tuple[Section, int]],
         *,
         dead: Iterable[DeadLetter] = (),
+        over: Iterable[OverPoints] = (),
         delivered: Delivered | None = None,
         uploaded: Iterable[int] = (),
         whole: bool = True,
@@ -444,6 +449,7 @@ class Journal:
         """Record that the destination has these changes, or has refused what the dead letters hold.
 
         Of ``done``, ``uploaded`` are the artifacts that were sent; ``whole`` is false where some of it was let go.
+        ``over`` are points of these changes that have no place there and go to a segment.
         """
         parameters = {"destination_id": destination_id, "subject_id": subject_id, "now_ms": self._wall_ms()}
         with self._releasing("settling deliveries"):
@@ -454,6 +460,8 @@ class Journal:
             )
             self._connection.executemany(SQL["drop_change"], [(seq,) for _, seq in pairs])
             letters = [self._add_dead_letter(parameters, letter) for letter in dead]
+            for points in over:
+                add_points(self, destination_id, subject_id, points)
             if delivered is not None:
                 sums = {"points": delivered.points, "artifacts": delivered.artifacts, "bytes": delivered.bytes}
                 self._run("add_progress", {**parameters, **sums})
@@ -473,6 +481,12 @@ class Journal:
         }
         row = self._run("add_dead_letter", {**parameters, "section": int(letter.section), "body": letter.body, **told})
         return {**told, "number": row.lastrowid}
+
+    def _bury(self, destination_id: int, subject_id: int, letter: DeadLetter) -> None:
+        """Add a dead letter and tell of it, inside a transaction."""
+        about = {"destination_id": destination_id, "subject_id": subject_id, "now_ms": self._wall_ms()}
+        told = [self._add_dead_letter(about, letter)]
+        self._telling.settled(destination_id, subject_id, uploaded=(), letters=told, whole=False)
 
     def note(self, destination_id: int, subject_id: int, text: str) -> None:
         """Record in plain words why a subject does not move on just now; "" when it does."""
@@ -534,25 +548,6 @@ class Journal:
         """Return the remote ids of a run's children that are already on the destination."""
         parameters = {"destination_id": destination_id, "source_id": source_id, "key": key}
         return [row[0] for row in self._fetch("bound_children", parameters)]
-
-    # -- overflow --------------------------------------------------------------------------------------------------
-
-    def put_overflow(
-        self, destination_id: int, subject_id: int, section: str, entries: Mapping[str, str | None]
-    ) -> dict[str, str]:
-        """Record what is kept in overflow (None: no longer); return all that is kept in that section."""
-        with self._releasing("recording overflow"):
-            for key, value in entries.items():
-                if value is None:
-                    self._run("drop_overflow", (destination_id, subject_id, section, key))
-                else:
-                    self._run("put_overflow", (destination_id, subject_id, section, key, value))
-        return self.overflow(destination_id, subject_id, section)
-
-    def overflow(self, destination_id: int, subject_id: int, section: str) -> dict[str, str]:
-        """Return what is kept in overflow."""
-        parameters = {"destination_id": destination_id, "subject_id": subject_id, "section": section}
-        return dict(self._fetch("overflow", parameters))
 
     # -- counting --------------------------------------------------------------------------------------------------
 

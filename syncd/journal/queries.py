@@ -29,4 +29,6 @@ def _text_of(name: str) -> str:
 SCHEMA = _text_of("schema.sql")
 SCHEMA_EVENTS = _text_of("schema_events.sql")
 SCHEMA_MESSAGES = _text_of("schema_messages.sql")
-STATEMENTS = load_statements("".join(map(_text_of, ("queries.sql", "queries_events.sql", "queries_messages.sql"))))
+SCHEMA_OVERFLOW = _text_of("schema_overflow.sql")
+_QUERIES = ("queries.sql", "queries_events.sql", "queries_messages.sql", "queries_overflow.sql")
+STATEMENTS = load_statements("".join(map(_text_of, _QUERIES)))

@@ -106,7 +106,10 @@ VALUES (:subject_id, :section, :kind, :body, :items, :size_bytes, :again, :now_m
 INSERT INTO delivery (destination_id, subject_id, section, seq) VALUES (?, ?, ?, ?);
 
 -- name: waiting_subjects
-SELECT DISTINCT subject_id FROM delivery WHERE destination_id = :destination_id;
+SELECT subject_id FROM delivery WHERE destination_id = :destination_id
+UNION SELECT subject_id FROM overflow_points WHERE destination_id = :destination_id
+UNION SELECT subject_id FROM overflow_artifact WHERE destination_id = :destination_id AND body IS NOT NULL
+UNION SELECT subject_id FROM overflow WHERE destination_id = :destination_id AND document IS NULL;
 
 -- name: pending
 SELECT c.seq, c.kind, c.body, c.items, c.again, d.attempted, c.at_ms
@@ -218,17 +221,6 @@ SELECT COUNT(*) FROM dead_letter WHERE destination_id = :destination_id;
 -- name: drop_dead_letter
 DELETE FROM dead_letter WHERE id = :id;
 
--- name: put_overflow
-INSERT INTO overflow (destination_id, subject_id, section, key, value) VALUES (?, ?, ?, ?, ?)
-ON CONFLICT (destination_id, subject_id, section, key) DO UPDATE SET value = excluded.value;
-
--- name: overflow
-SELECT key, value FROM overflow
-WHERE destination_id = :destination_id AND subject_id = :subject_id AND section = :section ORDER BY key;
-
--- name: drop_overflow
-DELETE FROM overflow WHERE destination_id = ? AND subject_id = ? AND section = ? AND key = ?;
-
 -- name: put_problem
 INSERT INTO problem (source_id, location, what, subject_id, at_ms)
 VALUES (:source_id, :location, :what, :subject_id, :now_ms)
@@ -244,12 +236,12 @@ ON src.id = p.source_id ORDER BY src.name, p.location;
 -- What waits for a destination, by source.
 -- name: waiting
 SELECT src.name AS source, COUNT(DISTINCT CASE WHEN s.kind = 'run' THEN s.id END) AS runs, COUNT(*) AS changes,
-COALESCE(SUM(CASE WHEN d.section = 1 THEN c.items ELSE 0 END), 0) AS points,
-COALESCE(SUM(CASE WHEN d.section = 2 THEN 1 ELSE 0 END), 0) AS artifacts,
-COALESCE(SUM(c.size_bytes), 0) AS bytes, MIN(c.at_ms) AS oldest_ms
-FROM delivery d JOIN change c ON c.seq = d.seq JOIN subject s ON s.id = d.subject_id
+COALESCE(SUM(CASE WHEN w.section = 1 THEN w.items ELSE 0 END), 0) AS points,
+COALESCE(SUM(CASE WHEN w.section = 2 THEN 1 ELSE 0 END), 0) AS artifacts,
+COALESCE(SUM(w.size_bytes), 0) AS bytes, MIN(w.at_ms) AS oldest_ms
+FROM waits w JOIN subject s ON s.id = w.subject_id
 JOIN source src ON src.id = s.source_id
-WHERE d.destination_id = :destination_id GROUP BY src.name ORDER BY src.name;
+WHERE w.destination_id = :destination_id GROUP BY src.name ORDER BY src.name;
 
 -- name: sent
 SELECT COALESCE(SUM(points), 0) AS points, COALESCE(SUM(artifacts), 0) AS artifacts,
@@ -259,7 +251,7 @@ COALESCE(SUM(bytes), 0) AS bytes, COALESCE(MAX(sent_ms), 0) AS last_ms,
 FROM progress WHERE destination_id = :destination_id;
 
 -- name: overflow_count
-SELECT COUNT(*) FROM overflow WHERE destination_id = :destination_id;
+SELECT COUNT(*) FROM overflow WHERE destination_id = :destination_id AND value IS NOT NULL;
 
 -- Runs of the sources with the subject ids of a range (one run, or all), described or not yet.
 -- name: run_heads
@@ -274,19 +266,19 @@ SELECT id, key, head FROM subject WHERE kind = 'experiment';
 -- for all runs, so that thousands of runs cost one pass over what waits.
 -- name: runs
 WITH
-waits AS (
-  SELECT d.destination_id, d.subject_id, COUNT(*) AS changes, MIN(c.at_ms) AS oldest_ms,
-  SUM(CASE WHEN d.section = 1 THEN c.items ELSE 0 END) AS points, SUM(d.section = 2) AS artifacts,
-  SUM(c.size_bytes) AS bytes
-  FROM delivery d JOIN change c ON c.seq = d.seq
-  WHERE d.destination_id IN (SELECT id FROM destination) AND d.subject_id BETWEEN :first AND :last
-  GROUP BY d.destination_id, d.subject_id),
+waiting AS (
+  SELECT destination_id, subject_id, COUNT(*) AS changes, MIN(at_ms) AS oldest_ms,
+  SUM(CASE WHEN section = 1 THEN items ELSE 0 END) AS points, SUM(section = 2) AS artifacts,
+  SUM(size_bytes) AS bytes
+  FROM waits
+  WHERE destination_id IN (SELECT id FROM destination) AND subject_id BETWEEN :first AND :last
+  GROUP BY destination_id, subject_id),
 letters AS (
   SELECT destination_id, subject_id, COUNT(*) AS count FROM dead_letter
   WHERE subject_id BETWEEN :first AND :last GROUP BY destination_id, subject_id),
 overflows AS (
   SELECT destination_id, subject_id, COUNT(*) AS count FROM overflow
-  WHERE destination_id IN (SELECT id FROM destination) AND subject_id BETWEEN :first AND :last
+  WHERE destination_id IN (SELECT id FROM destination) AND subject_id BETWEEN :first AND :last AND value IS NOT NULL
   GROUP BY destination_id, subject_id)
 SELECT s.id, d.id AS destination_id, r.remote_id, COALESCE(p.points, 0) AS points,
 COALESCE(p.artifacts, 0) AS artifacts, COALESCE(p.bytes, 0) AS bytes,
@@ -297,7 +289,7 @@ COALESCE(l.count, 0) AS dead_letters, COALESCE(o.count, 0) AS overflow
 FROM subject s CROSS JOIN destination d
 LEFT JOIN remote r ON r.destination_id = d.id AND r.subject_id = s.id
 LEFT JOIN progress p ON p.destination_id = d.id AND p.subject_id = s.id
-LEFT JOIN waits w ON w.destination_id = d.id AND w.subject_id = s.id
+LEFT JOIN waiting w ON w.destination_id = d.id AND w.subject_id = s.id
 LEFT JOIN letters l ON l.destination_id = d.id AND l.subject_id = s.id
 LEFT JOIN overflows o ON o.destination_id = d.id AND o.subject_id = s.id
 WHERE s.kind = 'run' AND s.id BETWEEN :first AND :last
@@ -310,11 +302,11 @@ WHERE s.kind = 'run' AND substr(r.remote_id, 1, length(:id)) = :id;
 
 -- What waits of one subject for one destination, by kind, in the order in which it is sent.
 -- name: waiting_kinds
-SELECT c.kind, COUNT(*) AS changes, SUM(c.items) AS items, SUM(c.size_bytes) AS bytes, MIN(c.at_ms) AS oldest_ms,
-SUM(d.attempted) AS attempted
-FROM delivery d JOIN change c ON c.seq = d.seq
-WHERE d.destination_id = :destination_id AND d.subject_id = :subject_id
-GROUP BY d.section, c.kind ORDER BY d.section, MIN(d.seq);
+SELECT kind, COUNT(*) AS changes, SUM(items) AS items, SUM(size_bytes) AS bytes, MIN(at_ms) AS oldest_ms,
+SUM(attempted) AS attempted
+FROM waits
+WHERE destination_id = :destination_id AND subject_id = :subject_id
+GROUP BY section, kind ORDER BY section, MIN(at_ms);
 
 -- The identity of a run's experiment on a destination, for links.
 -- name: remote_experiment
@@ -324,7 +316,7 @@ WHERE s.id = :subject_id AND r.destination_id = :destination_id;
 -- What is kept in overflow of one subject on one destination.
 -- name: overflow_entries
 SELECT section, key FROM overflow WHERE destination_id = :destination_id AND subject_id = :subject_id
-ORDER BY section, key;
+AND value IS NOT NULL ORDER BY section, key;
 
 -- Runs that got an identity since then which they had on a destination before.
 -- name: runs_found_since
@@ -339,10 +331,8 @@ SELECT
 (SELECT COALESCE(SUM(points), 0) FROM progress WHERE destination_id = :destination_id) AS points,
 (SELECT COALESCE(SUM(artifacts), 0) FROM progress WHERE destination_id = :destination_id) AS artifacts,
 (SELECT COALESCE(SUM(bytes), 0) FROM progress WHERE destination_id = :destination_id) AS bytes,
-(SELECT COALESCE(SUM(c.items), 0) FROM delivery d JOIN change c ON c.seq = d.seq
- WHERE d.destination_id = :destination_id AND d.section = 1) AS points_waiting,
+(SELECT COALESCE(SUM(items), 0) FROM waits WHERE destination_id = :destination_id AND section = 1) AS points_waiting,
 (SELECT COUNT(*) FROM delivery WHERE destination_id = :destination_id AND section = 2) AS artifacts_waiting,
-(SELECT COALESCE(SUM(c.size_bytes), 0) FROM delivery d JOIN change c ON c.seq = d.seq
- WHERE d.destination_id = :destination_id) AS bytes_waiting,
+(SELECT COALESCE(SUM(size_bytes), 0) FROM waits WHERE destination_id = :destination_id) AS bytes_waiting,
 (SELECT COUNT(*) FROM dead_letter WHERE destination_id = :destination_id) AS dead_letters,
-(SELECT COUNT(*) FROM overflow WHERE destination_id = :destination_id) AS overflow;
+(SELECT COUNT(*) FROM overflow WHERE destination_id = :destination_id AND value IS NOT NULL) AS overflow;

@@ -26,13 +26,15 @@ WHERE s.id = :subject_id;
 
 -- Whether anything of a subject waits for a destination or was refused by it.
 -- name: is_outstanding
-SELECT EXISTS (SELECT 1 FROM delivery WHERE destination_id = :destination_id AND subject_id = :subject_id)
+SELECT EXISTS (SELECT 1 FROM waits WHERE destination_id = :destination_id AND subject_id = :subject_id)
+OR EXISTS (SELECT 1 FROM overflow
+  WHERE destination_id = :destination_id AND subject_id = :subject_id AND document IS NULL)
 OR EXISTS (SELECT 1 FROM dead_letter WHERE destination_id = :destination_id AND subject_id = :subject_id);
 
 -- The same of the logged models that a run made.
 -- name: are_models_outstanding
 SELECT EXISTS (SELECT 1 FROM subject s WHERE s.source_id = :source_id AND s.parent_key = :key AND s.kind = 'model' AND (
-EXISTS (SELECT 1 FROM delivery d WHERE d.destination_id = :destination_id AND d.subject_id = s.id)
+EXISTS (SELECT 1 FROM waits w WHERE w.destination_id = :destination_id AND w.subject_id = s.id)
 OR EXISTS (SELECT 1 FROM dead_letter l WHERE l.destination_id = :destination_id AND l.subject_id = s.id)));
 
 -- name: put_told

@@ -16,12 +16,11 @@ from syncd.errors import ArtifactChanged, ArtifactMissing, NameNotHeld, Rejected
 from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal, Subject
 from syncd.rest.uploads import RenamedUpload
 from syncd.runtime.channel import Channel
-from syncd.runtime.overflow import OverflowDocuments
+from syncd.runtime.overflow import Overflow
 from syncd.runtime.settlement import Settlement
 
 log = structlog.get_logger(__name__)
 
-IN_FLIGHT = 8
 WINDOW_CHANGES = 256
 
 
@@ -34,14 +33,14 @@ class ArtifactDelivery:
         subject: Subject,
         binding: Binding,
         settlement: Settlement,
-        overflow: OverflowDocuments,
+        overflow: Overflow,
     ) -> None:
         self._channel = channel
         self._subject = subject
         self._remote = RemoteSubject(binding.remote_id, binding.artifact_root, binding.adopted)
         self._settlement = settlement
         self._overflow = overflow
-        self._places = asyncio.Semaphore(IN_FLIGHT)
+        self._places = asyncio.Semaphore(channel.in_flight)
         self._held: dict[str, int | None] | None = None
 
     async def run(self) -> None:
@@ -103,9 +102,11 @@ class ArtifactDelivery:
         try:
             await self._upload(upload)
         except NameNotHeld:
-            stored = overflow_path(artifact.path)
+            stored = overflow_path(artifact)
             await self._upload(RenamedUpload(upload, stored))
             await self._overflow.keep("artifacts", {artifact.path: stored})
+        else:
+            await self._overflow.release("artifacts", [artifact.path])
         return Delivered(artifacts=1, bytes=upload.size_bytes)
 
     async def _upload(self, upload: Upload) -> None:
@@ -139,8 +140,13 @@ class ArtifactDelivery:
         await self._settlement.add(Section.ARTIFACTS, [change.seq], dead=[letter])
 
 
-def overflow_path(path: str) -> str:
-    """Return where an artifact is kept whose name the destination cannot hold: a name that any server can."""
-    suffix = PurePosixPath(path).suffix
+def overflow_path(artifact: ArtifactSeen) -> str:
+    """Return where an artifact is kept that cannot be under its own name: a name that any server can hold.
+
+    Another state of the file has another name, since there are destinations that replace nothing.
+    """
+    suffix = PurePosixPath(artifact.path).suffix
     safe = suffix if suffix[1:].isalnum() and suffix.isascii() else ""
-    return f"{source_tags.OVERFLOW_FOLDER}/artifacts/{hashlib.sha256(path.encode()).hexdigest()[:32]}{safe}"
+    state = f"{artifact.path}\0{artifact.size_bytes}\0{artifact.mtime_ns}"
+    digest = hashlib.sha256(state.encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{source_tags.OVERFLOW_FOLDER}/artifacts/{digest[:32]}{safe}"

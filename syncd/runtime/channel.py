@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import structlog
+
 from syncd.core.facts import ArtifactSeen
 from syncd.core.filters import Filter
-from syncd.core.limits import Limits
+from syncd.core.limits import Limits, lowered
 from syncd.destinations.base import Destination, DestinationReader, Upload
+from syncd.errors import OverLimit
 from syncd.runtime.courier import Courier
 from syncd.runtime.journal_thread import JournalThread
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -22,6 +27,8 @@ class Channel:
     ``read_again`` is told the (source id, run or model id) whose source must be looked at again soon; that does not
     help with sources in ``told_once``, which are told by messages; other daemons may be told those in ``shared`` too.
     ``rests`` says whether nothing is to be sent just now.
+    ``limits`` become lower where the destination says so. Points that have no place there are gathered for
+    ``overflow_interval_s`` before they make a segment, unless ``hurries`` says that everything is to be sent now.
     """
 
     id: int
@@ -41,6 +48,24 @@ class Channel:
     told_once: Collection[int] = ()
     shared: Collection[int] = ()
     rests: Callable[[], bool] = lambda: False
+    replaces_artifacts: bool = True
+    overflow_interval_s: float = 60.0
+    in_flight: int = 8
+    hurries: bool = False
+
+    def learn(self, error: OverLimit) -> bool:
+        """Lower the limit that the destination has named; return whether it was higher before.
+
+        It is remembered as long as the process: the first request of the next one that is too large learns it again.
+        """
+        found = lowered(self.limits, error.limit_name, error.limit)
+        if found == self.limits:
+            return False
+        log.warning(
+            "the destination takes less than expected", destination=self.name, limit=error.limit_name, now=error.limit
+        )
+        self.limits = found
+        return True
 
     def takes_experiment(self, source_id: int, name: str) -> bool:
         """Return whether this source's experiment of that name is to be sent here."""

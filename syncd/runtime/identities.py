@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import islice
 from weakref import WeakValueDictionary
 
 import structlog
@@ -18,10 +20,11 @@ import structlog
 from syncd.core import source_tags
 from syncd.core.changes import Section, merge_small
 from syncd.core.facts import ExperimentSeen, ModelSeen, RunSeen
-from syncd.core.planner import fit_values
-from syncd.core.requests import CreateModel, CreateRun, LogBatch, LogModelParams
-from syncd.destinations.base import RemoteSubject
-from syncd.errors import AuthFailed, Rejected
+from syncd.core.names import held_name
+from syncd.core.requests import CreateModel, CreateRun, LogBatch, LogModelParams, SetExperimentTags
+from syncd.core.run_tags import OWN_TAGS, fit_run_tags
+from syncd.destinations.base import RemoteExperiment, RemoteSubject
+from syncd.errors import AuthFailed, OverLimit, Rejected
 from syncd.journal.journal import Binding, CreatedSubject, Journal, Subject
 from syncd.runtime.channel import Channel
 from syncd.runtime.wanted import is_wanted
@@ -89,10 +92,30 @@ class Identities:
         return binding
 
     async def _bind_experiment(self, subject: Subject, head: ExperimentSeen) -> Binding:
-        remote = await self._channel.courier.call(lambda: self._channel.destination.ensure_experiment(head.name))
+        remote = await self._ensure_experiment(head.name)
         if remote.created:
             self._created_s[remote.id] = self._monotonic()
+        if remote.name != head.name:
+            await self._tell_whole_name(remote.id, head.name)
         return await self._bind(subject.id, Binding(remote.id, "", adopted=not remote.created, appends=remote.appends))
+
+    async def _ensure_experiment(self, name: str) -> RemoteExperiment:
+        while True:
+            held = held_name(name, self._channel.limits.experiment_name_length)
+            try:
+                return await self._channel.courier.call(
+                    lambda held=held: self._channel.destination.ensure_experiment(held)  # type: ignore[misc]
+                )
+            except OverLimit as error:
+                if not self._channel.learn(error):
+                    raise
+
+    async def _tell_whole_name(self, experiment_id: str, name: str) -> None:
+        request = SetExperimentTags(experiment_id, {source_tags.EXPERIMENT_NAME: name})
+        try:
+            await self._channel.courier.call(lambda: self._channel.destination.send(request))
+        except Rejected as error:
+            log.warning("an experiment's name is too long for the destination", name=name, error=str(error))
 
     async def _experiment(self, subject: Subject, above: frozenset[int]) -> Binding:
         if subject.experiment_id is None:
@@ -146,31 +169,43 @@ class Identities:
             parent = await self.remote_run(subject.source_id, head.parent_run_id, above=above)
             tags[source_tags.PARENT_RUN_ID] = parent.remote_id if parent else head.parent_run_id
         request = CreateRun(experiment.remote_id, head.name or head.subject.id, head.user_id, head.start_time_ms, tags)
-        remote = await self._find_or_create(subject, experiment.remote_id, request)
+        remote, request = await self._find_or_create_run(subject, experiment.remote_id, request)
         # Before it is recorded: should this process end here, the next one finds the run and tells them again.
         await self._tell_children(subject, remote.id)
         if not remote.adopted:
-            self._created_tags[subject.id] = {**tags, source_tags.RUN_NAME: request.name}
+            self._created_tags[subject.id] = {**request.tags, source_tags.RUN_NAME: request.name}
         return await self._bind(
             subject.id, Binding(remote.id, remote.artifact_root, remote.adopted, experiment.appends)
         )
 
     async def _tags_for_create(self, subject: Subject) -> dict[str, str]:
+        """Return what tells where the run comes from, and the first of its own tags."""
         changes = await self._channel.journal.do(
             Journal.pending, self._channel.id, subject.id, Section.SMALL, limit=1000
         )
-        limits = self._channel.limits
-        fit = fit_values(
-            merge_small(changes).tags,
-            key_length=limits.tag_key_length,
-            value_length=limits.tag_value_length,
-            room=min(CREATE_TAGS, limits.tags_per_run or CREATE_TAGS),
-        )
+        stated = {key: tag for key, tag in merge_small(changes).tags.items() if key not in OWN_TAGS}
         own = {
             source_tags.SOURCE_RUN_ID: subject.key.id,
             source_tags.SOURCE: self._channel.source_names[subject.source_id],
         }
-        return {**{key: value for key, value in fit.fits.items() if key != source_tags.RUN_NAME}, **own}
+        return {**dict(islice(stated.items(), CREATE_TAGS)), **own}
+
+    async def _find_or_create_run(
+        self, subject: Subject, experiment_id: str, wanted: CreateRun
+    ) -> tuple[RemoteSubject, CreateRun]:
+        """Find or create the run with as much of its name and tags as fits; return what it was created with."""
+        while True:
+            limits = self._channel.limits
+            own = {key: tag for key, tag in wanted.tags.items() if key in OWN_TAGS}  # without them it is not found
+            fits = fit_run_tags(wanted.tags, limits, ()).fits
+            request = replace(wanted, name=held_name(wanted.name, limits.run_name_length), tags={**fits, **own})
+            try:
+                return await self._find_or_create(subject, experiment_id, request), request
+            except OverLimit as error:
+                if not self._channel.learn(error):
+                    if wanted.tags == own:
+                        raise
+                    wanted = replace(wanted, tags=own)
 
     async def _tell_children(self, subject: Subject, remote_id: str) -> None:
         """Point children that were created before this run at it."""

@@ -10,7 +10,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import structlog
 
 from syncd.errors import JournalFull
-from syncd.journal import outbox
+from syncd.journal import outbox, overflow
 from syncd.journal.journal import Journal
 
 P = ParamSpec("P")
@@ -25,7 +25,6 @@ READS = frozenset(
         Journal.bound_children,
         Journal.find_subject,
         Journal.note_of,
-        Journal.overflow,
         Journal.pending,
         Journal.subject,
         Journal.unbound_keys,
@@ -33,6 +32,7 @@ READS = frozenset(
         Journal.waiting_subjects,
         Journal.waits_before_head,
         *outbox.READS,
+        *overflow.READS,
     }
 )
 

@@ -10,18 +10,22 @@ from enum import Enum, auto
 
 import structlog
 
+from syncd.core import source_tags
 from syncd.core.changes import Again, Change, Section, decode_head, encode_head
-from syncd.core.facts import ExperimentSeen, ModelSeen, RunSeen
+from syncd.core.facts import TERMINAL_STATUSES, ExperimentSeen, ModelSeen, RunSeen
 from syncd.core.first_cause import first_cause
+from syncd.core.names import held_name
 from syncd.core.requests import DeleteRun, FinalizeModel, SetExperimentTags, SetModelTags, UpdateRun
 from syncd.destinations.base import RemoteRun
-from syncd.errors import Rejected
+from syncd.errors import OverLimit, Rejected
 from syncd.journal.journal import Binding, DeadLetter, Journal, Subject
 from syncd.runtime.artifacts import ArtifactDelivery
 from syncd.runtime.channel import Channel
 from syncd.runtime.identities import HeadUnknown, Identities
 from syncd.runtime.model_points import ModelPointDelivery
-from syncd.runtime.overflow import OverflowDocuments
+from syncd.runtime.overflow import Overflow
+from syncd.runtime.overflow_found import take_over_overflow
+from syncd.runtime.places import Places
 from syncd.runtime.points import PointDelivery
 from syncd.runtime.settlement import Settlement
 from syncd.runtime.small_facts import SmallFactDelivery
@@ -29,6 +33,7 @@ from syncd.runtime.wanted import is_wanted
 
 log = structlog.get_logger(__name__)
 
+LATER_S = 1.0
 FILTERED = "the destination's filter leaves it out"
 
 
@@ -50,13 +55,26 @@ class Outcome(Enum):
 
 
 class Lane:
-    """Delivers one subject to one destination."""
+    """Delivers one subject to one destination.
+
+    ``later_s`` is when a pass that ended ``LATER`` is to be made again; ``gathers`` that it waits only for more points
+    to make a segment of.
+    """
 
     def __init__(
-        self, channel: Channel, identities: Identities, subject_id: int, *, wall_ms: Callable[[], int]
+        self,
+        channel: Channel,
+        identities: Identities,
+        places: Places,
+        subject_id: int,
+        *,
+        wall_ms: Callable[[], int],
     ) -> None:
         self._channel = channel
         self._identities = identities
+        self._places = places
+        self.later_s = LATER_S
+        self.gathers = False
         self._subject_id = subject_id
         self._wall_ms = wall_ms
         self._settlement = Settlement(channel, subject_id)
@@ -167,16 +185,35 @@ class Lane:
         if heads and heads[-1].kind == "deleted" and self._channel.on_delete.get(subject.source_id) == "delete":
             return await self._deliver_deletion(binding, heads)
         held = await self._held(binding)
-        overflow = OverflowDocuments(self._channel, subject, binding)
+        if held is not None:
+            await take_over_overflow(self._channel, self._subject_id, binding, held)
+        created_tags = self._identities.created_tags(self._subject_id)
+        places = await self._places.of(self._subject_id, binding, held=held, created_tags=created_tags)
+        overflow = Overflow(self._channel, subject, binding, wall_ms=self._wall_ms)
         small = SmallFactDelivery(
-            self._channel, self._identities, subject, binding, overflow, held, wall_ms=self._wall_ms
+            self._channel,
+            self._identities,
+            subject,
+            binding,
+            overflow,
+            held,
+            places,
+            created_tags,
+            wall_ms=self._wall_ms,
         )
+        points = PointDelivery(self._channel, self._subject_id, binding, self._settlement, held, places.metrics)
         async with together() as sections:
             sections.create_task(small.run())
-            sections.create_task(PointDelivery(self._channel, self._subject_id, binding, self._settlement, held).run())
+            sections.create_task(points.run())
             sections.create_task(ArtifactDelivery(self._channel, subject, binding, self._settlement, overflow).run())
         await self._settlement.flush()
-        return await self._deliver_head(heads, binding, held)
+        await self._keep_long_name(subject, overflow)
+        due_s = await overflow.write(whole=self._channel.hurries or _is_end(heads))
+        outcome = await self._deliver_head(heads, binding, held)
+        if outcome is Outcome.DONE and due_s is not None:
+            self.later_s, self.gathers = due_s, True
+            return Outcome.LATER
+        return outcome
 
     async def _held(self, binding: Binding) -> RemoteRun | None:
         """Return what the destination holds of a run that was found there, if anything that waits may be there."""
@@ -195,12 +232,30 @@ class Lane:
             return Outcome.DONE
         stated = [change for change in heads if change.kind == "head"]
         head = decode_head(stated[-1].body) if stated else None
-        if isinstance(head, RunSeen) and not _is_as_held(head, held):
-            await self._send(UpdateRun(binding.remote_id, head.name or head.subject.id, head.status, head.end_time_ms))
+        if isinstance(head, RunSeen):
+            await self._update_run(binding, head, held)
         await self._settlement.add(Section.HEAD, [change.seq for change in heads])
         note = "deleted in the store, kept here" if heads[-1].kind == "deleted" else ""
         await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, note)
         return Outcome.DONE
+
+    async def _keep_long_name(self, subject: Subject, overflow: Overflow) -> None:
+        name = subject.head.name if subject.head else ""
+        if held_name(name, self._channel.limits.run_name_length) != name:
+            await overflow.keep("tags", {source_tags.RUN_NAME: name})
+
+    async def _update_run(self, binding: Binding, head: RunSeen, held: RemoteRun | None) -> None:
+        while True:
+            name = held_name(head.name or head.subject.id, self._channel.limits.run_name_length)
+            if held is not None and (held.name, held.status, held.end_time_ms) == (name, head.status, head.end_time_ms):
+                return
+            try:
+                await self._send(UpdateRun(binding.remote_id, name, head.status, head.end_time_ms))
+            except OverLimit as error:
+                if not self._channel.learn(error):
+                    raise
+            else:
+                return
 
     async def _deliver_deletion(self, binding: Binding, heads: list[Change]) -> Outcome:
         """Delete a run that was deleted in the store after it was sent; what was still to be sent of it goes too."""
@@ -214,13 +269,14 @@ class Lane:
 
     async def _deliver_model(self, subject: Subject, head: ModelSeen, binding: Binding) -> Outcome:
         heads = await self._pending(Section.HEAD)
-        overflow = OverflowDocuments(self._channel, subject, binding)
+        overflow = Overflow(self._channel, subject, binding, wall_ms=self._wall_ms)
         async with together() as sections:
             sections.create_task(
                 ModelPointDelivery(self._channel, self._identities, subject, binding, self._settlement, overflow).run()
             )
             sections.create_task(ArtifactDelivery(self._channel, subject, binding, self._settlement, overflow).run())
         await self._settlement.flush()
+        await overflow.write(whole=True)
         if await self._channel.journal.do(Journal.waits_before_head, self._channel.id, self._subject_id):
             return Outcome.LATER
         if heads:
@@ -239,9 +295,9 @@ class Lane:
         await self._channel.courier.call(lambda: self._channel.destination.send(request))
 
 
-def _is_as_held(head: RunSeen, held: RemoteRun | None) -> bool:
-    return held is not None and (held.name, held.status, held.end_time_ms) == (
-        head.name or head.subject.id,
-        head.status,
-        head.end_time_ms,
-    )
+def _is_end(heads: list[Change]) -> bool:
+    """Whether what waits of a run's head says that nothing more is to come."""
+    if not heads or heads[-1].kind == "deleted":
+        return bool(heads)
+    head = decode_head(heads[-1].body)
+    return isinstance(head, RunSeen) and head.status in TERMINAL_STATUSES

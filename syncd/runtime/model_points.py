@@ -17,7 +17,7 @@ from syncd.errors import Rejected
 from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal, Subject
 from syncd.runtime.channel import Channel
 from syncd.runtime.identities import Identities
-from syncd.runtime.overflow import OverflowDocuments
+from syncd.runtime.overflow import Overflow
 from syncd.runtime.settlement import Settlement
 
 
@@ -31,7 +31,7 @@ class ModelPointDelivery:
         subject: Subject,
         binding: Binding,
         settlement: Settlement,
-        overflow: OverflowDocuments,
+        overflow: Overflow,
     ) -> None:
         self._channel = channel
         self._overflow = overflow

@@ -208,6 +208,9 @@ class Pipeline:
             courier=self.couriers[row.name],
             journal=self.journal,
             limits=limits,
+            replaces_artifacts=facts.replaces_artifacts,
+            overflow_interval_s=settings.overflow_interval_s,
+            in_flight=settings.max_concurrency + 2,  # the next ones are ready when a place becomes free
             logged_models=facts.logged_models,
             open_artifact=open_artifact,
             read_again=self._read_again,

@@ -1,21 +1,28 @@
-"""Delivers the points of one run: batches in flight side by side, refused ones cut down to the guilty point."""
+"""Delivers the points of one run: batches in flight side by side, refused ones cut down to the guilty point.
+
+Points of names that have no place on the destination are not sent: they go to the overflow with their change.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 from syncd.core.changes import Again, Change, Section
-from syncd.core.planner import Countdown, MetricBatch, Points, cut_points, points_of
+from syncd.core.overflow import metric_name, raw_key
+from syncd.core.places import MetricPlaces
+from syncd.core.planner import Countdown, MetricBatch, Points, cut_points
 from syncd.core.reconcile import by_key, missing_points, normal, parse_line, point_key
 from syncd.core.requests import LogBatch
 from syncd.destinations.base import RemoteRun
-from syncd.errors import OutcomeUnknown, Rejected, SubjectGone
+from syncd.errors import OutcomeUnknown, OverLimit, Rejected, SubjectGone
 from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal
+from syncd.journal.overflow import OverPoints
 from syncd.runtime.channel import Channel
+from syncd.runtime.overflow_doubts import OverflowDoubts
 from syncd.runtime.settlement import Settlement
 
-IN_FLIGHT = 8
 WINDOW_CHANGES = 16
 # Up to this many pending points of a key are simply sent again to a keyed store rather than looked up there.
 CHEAP_TO_RESEND = 5
@@ -29,10 +36,17 @@ class PointDelivery:
     """One pass over the metric changes of a run that wait for a destination.
 
     ``held`` tells what the destination holds of a run that was found there; None for one that was created.
+    ``names`` says which metrics have a place there.
     """
 
     def __init__(
-        self, channel: Channel, subject_id: int, binding: Binding, settlement: Settlement, held: RemoteRun | None
+        self,
+        channel: Channel,
+        subject_id: int,
+        binding: Binding,
+        settlement: Settlement,
+        held: RemoteRun | None,
+        names: MetricPlaces,
     ) -> None:
         self._channel = channel
         self._subject_id = subject_id
@@ -40,13 +54,19 @@ class PointDelivery:
         self._settlement = settlement
         self._held = held
         self._countdown = Countdown()
-        self._places = asyncio.Semaphore(IN_FLIGHT)
+        self._places = asyncio.Semaphore(channel.in_flight)
+        self._names = names
+        self._naming = asyncio.Lock()
+        self._over: defaultdict[int, list[bytes]] = defaultdict(list)  # of changes that are not settled yet
+        self._doubts = OverflowDoubts(channel, subject_id, binding)
+        self._unknown = False
         self._histories: dict[str, set[tuple[float | str, int, int]] | None] = {}
 
     async def run(self) -> None:
         """Deliver everything that waited when the pass reached it."""
         after = 0
-        async with asyncio.TaskGroup() as sends:
+        self._names.begin_pass()
+        async with self._doubts, asyncio.TaskGroup() as sends:
             while changes := await self._load(after):
                 after = changes[-1].seq
                 doubtful = [change for change in changes if self._is_doubtful(change)]
@@ -55,16 +75,24 @@ class PointDelivery:
                     await self._let_arrive()
                 sure = [change for change in changes if change not in doubtful] if doubtful else changes
                 await self._record_attempt(changes)
-                await self._send_all(sends, points_of(sure))
+                await self._send_all(sends, [Points(change.seq, self._placed(change)) for change in sure])
                 for change in doubtful:
                     await self._send_missing(sends, change)
+        self._names.all_arrived = not self._unknown
 
     async def _let_arrive(self) -> None:
         """Wait for what is in flight, so that a history that is read now holds it."""
-        for _ in range(IN_FLIGHT):
+        for _ in range(self._channel.in_flight):
             await self._places.acquire()
-        for _ in range(IN_FLIGHT):
+        for _ in range(self._channel.in_flight):
             self._places.release()
+
+    def _placed(self, change: Change) -> Sequence[bytes]:
+        """Return the points of a change that have a place there; the others are kept for the overflow."""
+        found = self._names.divide(change.body.split(b"\n"), self._channel.limits, appends=self._binding.appends)
+        if found.over:
+            self._over[change.seq] += found.over
+        return found.fits
 
     async def _load(self, after: int) -> list[Change]:
         return await self._channel.journal.do(
@@ -96,25 +124,33 @@ class PointDelivery:
                 [change.seq for change in changes if not change.attempted],
             )
 
-    async def _send_all(self, sends: asyncio.TaskGroup, points: Iterable[Points]) -> None:
+    async def _send_all(self, sends: asyncio.TaskGroup, points: Sequence[Points]) -> None:
+        await self._settle([part.seq for part in points if not part.lines])
         for batch in cut_points(points, self._channel.limits):
             for part in batch.parts:
                 self._countdown.expect(part)
             await self._places.acquire()
             sends.create_task(self._send_and_release(batch))
 
+    async def _settle(
+        self, seqs: Iterable[int], *, dead: Iterable[DeadLetter] = (), delivered: Delivered | None = None
+    ) -> None:
+        """Settle changes of which nothing is left to be sent; what of them has no place goes over with that."""
+        done = list(seqs)
+        over = [_over_points(lines) for seq in done if (lines := self._over.pop(seq, None))]
+        await self._settlement.add(Section.METRICS, done, dead=dead, over=over, delivered=delivered)
+
     async def _send_missing(self, sends: asyncio.TaskGroup, change: Change) -> None:
         lines: list[bytes] = []
-        for key, group in by_key(change.body.split(b"\n")).items():
+        placed = self._placed(change)
+        self._over[change.seq] = await self._doubts.missing(self._over[change.seq])
+        for key, group in by_key(placed).items():
             missing = await self._missing(group)
             lines += missing
             held = self._histories.get(key)
             if held is not None:  # they are on their way: another statement of them must not send them too
                 held.update(point_key(*parse_line(line)[1:]) for line in missing)
-        if lines:
-            await self._send_all(sends, [Points(change.seq, lines)])
-        else:
-            await self._settlement.add(Section.METRICS, [change.seq])
+        await self._send_all(sends, [Points(change.seq, lines)])
 
     async def _missing(self, lines: list[bytes]) -> list[bytes]:
         """Return the points of one key that the destination does not hold."""
@@ -167,6 +203,7 @@ class PointDelivery:
             )
         except OutcomeUnknown as error:
             # Of a reset or a time-out it waits on, marked as attempted: the next pass reads back what arrived.
+            self._unknown = True
             if error.server_fault:
                 await self._find_faulty(batch, error)
         except SubjectGone as error:
@@ -215,18 +252,56 @@ class PointDelivery:
         await self._give_up(batch, Rejected(error.message, code="INTERNAL_ERROR", status=500))
 
     async def _arrived(self, batch: MetricBatch, points: int, size_bytes: int) -> None:
-        complete = self._countdown.arrived(batch)
-        await self._settlement.add(Section.METRICS, complete, delivered=Delivered(points=points, bytes=size_bytes))
+        await self._settle(self._countdown.arrived(batch), delivered=Delivered(points=points, bytes=size_bytes))
 
     async def _refused(self, batch: MetricBatch, error: Rejected) -> None:
         """Find the guilty points of a refused batch; all others arrive."""
-        if already_there(error):
+        if isinstance(error, OverLimit):
+            await self._over_limit(batch, error)
+        elif already_there(error):
             await self._send_one_by_one_if_nan(batch, error)
         elif batch.count == 1 or (len(by_key(batch.lines)) == 1 and names_are_refused(error)):
             await self._give_up(batch, error)
         else:
             for half in batch.halves():
                 await self._send(half)
+
+    async def _over_limit(self, batch: MetricBatch, error: OverLimit) -> None:
+        """Cut a batch that is too large, and give to the overflow what has no place; nothing of it is refused for good.
+
+        Who has a place is asked anew where that is in question. A name that is refused by itself has no place, whatever
+        the reason (1,000,000 points of it are there; a limit that is not known here).
+        """
+        self._channel.learn(error)
+        smaller = list(cut_points(batch.parts, self._channel.limits))
+        if len(smaller) > 1:
+            for one in smaller:
+                await self._send(one)
+            return
+        async with self._naming:
+            if error.limit_name == "metric_names_per_run" or (not error.limit_name and len(by_key(batch.lines)) > 1):
+                run = await self._channel.courier.call(lambda: self._channel.reader.run(self._binding.remote_id))
+                self._names.found(run.latest)
+            if batch.count == 1:
+                self._names.close(metric_name(raw_key(batch.lines[0])))
+            fits, over = self._divided(batch)
+        await self._give_over(over)
+        if over.parts and fits.parts:
+            await self._send(fits)
+        elif fits.parts:
+            for half in batch.halves():
+                await self._send(half)
+
+    def _divided(self, batch: MetricBatch) -> tuple[MetricBatch, MetricBatch]:
+        """Return the points that have a place by now, and the others."""
+        placed = {line for line in batch.lines if self._names.has_place(line, self._channel.limits)}
+        return batch.divide(placed.__contains__)
+
+    async def _give_over(self, batch: MetricBatch) -> None:
+        for part in batch.parts:
+            self._over[part.seq] += part.lines
+        if batch.parts:
+            await self._settle(self._countdown.arrived(batch))
 
     async def _send_one_by_one_if_nan(self, batch: MetricBatch, error: Rejected) -> None:
         """Divide a batch that collided with points already there (SQL servers before 3.17 refuse a NaN twice)."""
@@ -245,7 +320,12 @@ class PointDelivery:
         letter = DeadLetter(
             Section.METRICS, "metrics", b"\n".join(batch.lines), batch.count, error.message, error.code, error.status
         )
-        await self._settlement.add(Section.METRICS, self._countdown.arrived(batch), dead=[letter])
+        await self._settle(self._countdown.arrived(batch), dead=[letter])
+
+
+def _over_points(lines: Sequence[bytes]) -> OverPoints:
+    names = frozenset(metric_name(raw) for raw in {raw_key(line) for line in lines})
+    return OverPoints(b"\n".join(lines), len(lines), names)
 
 
 def already_there(error: Rejected) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from syncd.core.changes import Section
 from syncd.journal.journal import DeadLetter, Delivered, Journal
+from syncd.journal.overflow import OverPoints
 from syncd.runtime.channel import Channel
 
 # A crash forgets at most this many settled changes; they are delivered again.
@@ -19,6 +20,7 @@ class Settlement:
         self._channel = channel
         self._subject_id = subject_id
         self._done: list[tuple[Section, int]] = []
+        self._over: list[OverPoints] = []
         self._delivered = Delivered()
         self._uploaded: list[int] = []
         self._whole = True
@@ -34,10 +36,15 @@ class Settlement:
         seqs: Iterable[int],
         *,
         dead: Iterable[DeadLetter] = (),
+        over: Iterable[OverPoints] = (),
         delivered: Delivered | None = None,
     ) -> None:
-        """Take note of delivered changes; dead letters are recorded at once, together with what was gathered."""
+        """Take note of delivered changes; dead letters are recorded at once, together with what was gathered.
+
+        ``over`` are points of these changes that go to the overflow.
+        """
         settled = list(seqs)
+        self._over.extend(over)
         self._done.extend((section, seq) for seq in settled)
         if section is Section.ARTIFACTS and delivered is not None and delivered.artifacts:
             self._uploaded.extend(settled)
@@ -55,6 +62,7 @@ class Settlement:
         """Record what was gathered."""
         letters = list(dead)
         done, self._done = self._done, []
+        over, self._over = self._over, []
         delivered, self._delivered = self._delivered, Delivered()
         uploaded, self._uploaded = self._uploaded, []
         if not done and not letters and delivered == Delivered():
@@ -66,6 +74,7 @@ class Settlement:
             self._subject_id,
             done,
             dead=letters,
+            over=over,
             delivered=delivered,
             uploaded=uploaded,
             whole=self._whole,

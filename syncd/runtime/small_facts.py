@@ -1,23 +1,29 @@
-"""Delivers params, tags, dataset inputs and links to models of one run; refused ones are singled out."""
+"""Delivers params, tags, dataset inputs and links to models of one run; refused ones are singled out.
+
+What the destination has no room for goes to the overflow, whether its limits say so before or it says so itself.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import zip_longest
 
 from syncd.core import source_tags
 from syncd.core.changes import Change, Section, SmallFacts, merge_small
+from syncd.core.facts import DatasetInput
+from syncd.core.places import RunPlaces
 from syncd.core.planner import Fit, cut_values, fit_values
 from syncd.core.reconcile import changed_values
 from syncd.core.requests import DeleteTags, LogBatch, LogInputs, LogOutputs, Request
+from syncd.core.run_tags import fit_run_tags
 from syncd.destinations.base import RemoteRun
-from syncd.errors import Rejected, SubjectGone
+from syncd.errors import OverLimit, Rejected, SubjectGone
 from syncd.journal.journal import Binding, DeadLetter, Journal, Subject
 from syncd.runtime.channel import Channel
 from syncd.runtime.identities import Identities
-from syncd.runtime.overflow import OverflowDocuments
+from syncd.runtime.overflow import Overflow
 
 MOST_CHANGES = 5000
 LINK_PATIENCE_MS = 10_000  # either way: the clock may have been set back
@@ -32,8 +38,10 @@ class SmallFactDelivery:
         identities: Identities,
         subject: Subject,
         binding: Binding,
-        overflow: OverflowDocuments,
+        overflow: Overflow,
         held: RemoteRun | None,
+        places: RunPlaces,
+        created_tags: Mapping[str, str],
         wall_ms: Callable[[], int],
     ) -> None:
         self._channel = channel
@@ -42,7 +50,10 @@ class SmallFactDelivery:
         self._binding = binding
         self._overflow = overflow
         self._held = held
+        self._places = places
+        self._created_tags = created_tags
         self._dead: list[DeadLetter] = []
+        self._limits_are_known = False
         self._wall_ms = wall_ms
         self.waits = False  # whether a link was left for later
 
@@ -58,13 +69,11 @@ class SmallFactDelivery:
         small = merge_small(changes)
         await self._send_values(small)
         if small.untag:
+            await self._overflow.release("tags", small.untag)
             await self._send_or_bury(DeleteTags(self._binding.remote_id, small.untag), "untag", list(small.untag))
+            self._places.tags.difference_update(small.untag)
         for dataset in small.datasets:
-            await self._send_or_bury(
-                LogInputs(self._binding.remote_id, datasets=[dataset]),
-                "inputs",
-                {"datasets": [asdict(dataset)], "models": []},
-            )
+            await self._send_dataset(dataset)
         await self._link_models(small)
         await self._channel.journal.do(
             Journal.settle,
@@ -106,24 +115,28 @@ class SmallFactDelivery:
     # -- params and tags -------------------------------------------------------------------------------------------
 
     async def _send_values(self, small: SmallFacts) -> None:
+        """Send params and tags, again for as long as the destination turns out to take less than expected."""
+        params, tags = await self._wanted(small)
+        while True:
+            try:
+                await self._send_fitting(params, tags)
+            except OverLimit as error:
+                self._limits_are_known = not self._channel.learn(error)
+                held = await self._channel.courier.call(lambda: self._channel.reader.run(self._binding.remote_id))
+                self._places.params, self._places.tags = set(held.params), set(held.tags)
+            else:
+                return
+
+    async def _send_fitting(self, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         limits = self._channel.limits
-        created_tags = self._identities.created_tags(self._subject.id)
-        params, tags = await self._wanted(small, created_tags)
-        known_params, known_tags = await self._known(created_tags)
         fit_params = fit_values(
             params,
             key_length=limits.param_key_length,
             value_length=limits.param_value_length,
             room=limits.params_per_run,
-            known=known_params,
+            known=self._places.params,
         )
-        fit_tags = fit_values(
-            tags,
-            key_length=limits.tag_key_length,
-            value_length=limits.tag_value_length,
-            room=limits.tags_per_run,
-            known=known_tags,
-        )
+        fit_tags = fit_run_tags(tags, limits, self._places.tags)
         await self._keep_overflow("params", fit_params)
         await self._keep_overflow("tags", fit_tags)
         param_groups = cut_values(fit_params.fits, most=limits.batch_params, limits=limits)
@@ -131,19 +144,7 @@ class SmallFactDelivery:
         for some_params, some_tags in zip_longest(param_groups, tag_groups):
             await self._send_batch(some_params or {}, some_tags or {})
 
-    async def _known(self, created_tags: Mapping[str, str]) -> tuple[Iterable[str], Iterable[str]]:
-        """Return the params and tags that the run has there, which count where their number is limited."""
-        if self._held is not None:
-            return self._held.params, self._held.tags
-        limits = self._channel.limits
-        if created_tags or (limits.params_per_run is None and limits.tags_per_run is None):
-            return (), created_tags
-        held = await self._channel.courier.call(lambda: self._channel.reader.run(self._binding.remote_id))
-        return held.params, held.tags
-
-    async def _wanted(
-        self, small: SmallFacts, created_tags: Mapping[str, str]
-    ) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    async def _wanted(self, small: SmallFacts) -> tuple[Mapping[str, str], Mapping[str, str]]:
         """Return the params and tags that the destination does not have yet, in its own ids."""
         tags = dict(small.tags)
         parent = tags.get(source_tags.PARENT_RUN_ID)
@@ -152,22 +153,23 @@ class SmallFactDelivery:
             tags[source_tags.PARENT_RUN_ID] = remote.remote_id if remote else parent
         if not tags.get(source_tags.RUN_NAME, "x"):
             del tags[source_tags.RUN_NAME]  # the name is the head's; an empty one cannot be set
-        tags = changed_values(tags, created_tags)
+        tags = changed_values(tags, self._created_tags)
         if self._held is None:
             return small.params, tags
         return changed_values(small.params, self._held.params), changed_values(tags, self._held.tags)
 
     async def _keep_overflow(self, section: str, fit: Fit) -> None:
-        try:
-            if fit.over:
-                await self._overflow.keep(section, fit.over)
-            if fit.fits:
-                await self._overflow.release(section, list(fit.fits))
-        except Rejected as error:
-            self._bury(section, dict(fit.over), len(fit.over), error)
+        if fit.over:
+            await self._overflow.keep(section, fit.over)
+        if fit.fits:
+            await self._overflow.release(section, list(fit.fits))
 
     async def _send_batch(self, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """Send params and tags; cut a refused batch in two until the refused value stands alone."""
+        """Send params and tags; cut a refused batch in two until the refused value stands alone.
+
+        Raises:
+            OverLimit: unless nothing more can be learned from it; the limits are to be looked at again.
+        """
         if not params and not tags:
             return
         request = LogBatch(self._binding.remote_id, params=params, tags=tags)
@@ -176,14 +178,28 @@ class SmallFactDelivery:
         except SubjectGone as error:
             self._bury_values(params, tags, error)
         except Rejected as error:
+            if isinstance(error, OverLimit) and not self._limits_are_known:
+                raise
             if len(params) + len(tags) == 1:
-                self._bury_values(params, tags, error)
+                await self._keep_or_bury(params, tags, error)
             elif params and tags:
                 await self._send_batch(params, {})
                 await self._send_batch({}, tags)
             else:
                 for half in _halves(params or tags):
                     await self._send_batch(half if params else {}, half if tags else {})
+        else:
+            self._places.params.update(params)
+            self._places.tags.update(tags)
+
+    async def _keep_or_bury(self, params: Mapping[str, str], tags: Mapping[str, str], error: Rejected) -> None:
+        """Keep in the overflow what is over a limit of any kind; anything else is refused for good."""
+        if not isinstance(error, OverLimit):
+            self._bury_values(params, tags, error)
+        elif params:
+            await self._overflow.keep("params", params)
+        else:
+            await self._overflow.keep("tags", tags)
 
     def _bury_values(self, params: Mapping[str, str], tags: Mapping[str, str], error: Rejected) -> None:
         for kind, values in (("params", params), ("tags", tags)):
@@ -191,6 +207,27 @@ class SmallFactDelivery:
                 self._bury(kind, dict(values), len(values), error)
 
     # -- inputs and models -----------------------------------------------------------------------------------------
+
+    async def _send_dataset(self, dataset: DatasetInput) -> None:
+        identity = (dataset.name, dataset.digest)
+        most = self._channel.limits.inputs_per_run
+        if identity not in self._places.datasets and most is not None and len(self._places.datasets) >= most:
+            await self._keep_dataset(dataset)
+            return
+        request = LogInputs(self._binding.remote_id, datasets=[dataset])
+        try:
+            await self._channel.courier.call(lambda: self._channel.destination.send(request))
+        except OverLimit as error:
+            self._channel.learn(error)
+            await self._keep_dataset(dataset)
+        except Rejected as error:
+            self._bury("inputs", {"datasets": [asdict(dataset)], "models": []}, 1, error)
+        else:
+            self._places.datasets.add(identity)
+
+    async def _keep_dataset(self, dataset: DatasetInput) -> None:
+        value = json.dumps(asdict(dataset), ensure_ascii=False)
+        await self._overflow.keep("inputs", {f"{dataset.name} {dataset.digest}": value})
 
     async def _link_models(self, small: SmallFacts) -> None:
         inputs = {key: await self._remote_model(key) for key in small.model_inputs}

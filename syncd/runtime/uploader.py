@@ -23,12 +23,12 @@ from syncd.runtime.channel import Channel
 from syncd.runtime.courier import RefusedForNow
 from syncd.runtime.identities import Identities
 from syncd.runtime.lane import Lane, Outcome
+from syncd.runtime.places import Places
 
 log = structlog.get_logger(__name__)
 
 LANES = 8
 LANES_FOR_HELD_UP = 2
-LATER_S = 1.0
 AFTER_FAULT_S = 30.0
 AFTER_REFUSAL_S = 60.0
 LOOK_FOR_RETRIES_S = 2.0
@@ -53,6 +53,7 @@ class Uploader:
     ) -> None:
         self.channel = channel
         self._identities = Identities(channel, wall_ms=wall_ms)
+        self._places = Places(channel)
         self._flush_interval_s = flush_interval_s
         self._wall_ms = wall_ms
         self._due: dict[int, float] = {}
@@ -63,6 +64,7 @@ class Uploader:
         self._lane_ended = asyncio.Event()
         self.faults: dict[int, str] = {}
         self._refused: set[int] = set()  # while everything was
+        self._gathering: set[int] = set()  # points that make a segment later
 
     def look(self) -> None:
         """Take note that the destination may have begun to rest, or ceased to. Call it in the event loop."""
@@ -73,12 +75,19 @@ class Uploader:
         """Take note that these subjects have something to deliver. Call it in the event loop."""
         due_s = time.monotonic() + self._flush_interval_s
         for subject in subjects:
+            if subject in self._gathering:
+                self._gathering.discard(subject)
+                self._due.pop(subject, None)
             self._due.setdefault(subject, due_s)
         self._idle.clear()
         self._changed.set()
 
     async def idle(self) -> None:
-        """Wait until nothing waits for this destination but what keeps failing."""
+        """Have everything sent now, and wait until nothing waits for this destination but what keeps failing."""
+        self.channel.hurries = True
+        for subject in self._gathering & self._due.keys():
+            self._due[subject] = time.monotonic()
+        self._changed.set()
         await self._idle.wait()
 
     async def run(self) -> None:
@@ -109,6 +118,7 @@ class Uploader:
                 next_s = min((due_s for _, due_s in self._startable()), default=None)
                 return None if next_s is None else max(0.0, next_s - now_s)
             del self._due[subject]
+            self._gathering.discard(subject)
             self._running.add(subject)
             lanes.create_task(self._run_lane(subject), name=f"lane {self.channel.name} {subject}")
         return None
@@ -130,11 +140,15 @@ class Uploader:
 
     async def _run_lane(self, subject: int) -> None:
         try:
-            outcome = await Lane(self.channel, self._identities, subject, wall_ms=self._wall_ms).run()
+            lane = Lane(self.channel, self._identities, self._places, subject, wall_ms=self._wall_ms)
+            outcome = await lane.run()
             self.faults.pop(subject, None)
             self._refused.discard(subject)
             if outcome is Outcome.LATER:
-                self._due.setdefault(subject, time.monotonic() + LATER_S)
+                later_s = 0.0 if self.channel.hurries and lane.gathers else lane.later_s
+                self._due.setdefault(subject, time.monotonic() + later_s)
+                if lane.gathers:
+                    self._gathering.add(subject)
         except JournalError:
             raise
         except RefusedForNow:

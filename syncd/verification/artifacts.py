@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from syncd.core import source_tags
 from syncd.core.compare.artifacts import compare_paths
 from syncd.core.compare.findings import Difference, Note, Place
 from syncd.core.facts import ArtifactSeen
+from syncd.core.overflow import POINTS, numbered
 from syncd.destinations.base import RemoteSubject
 from syncd.destinations.local_upload import LocalUpload
 from syncd.errors import ArtifactChanged, ArtifactMissing, Rejected
@@ -30,6 +30,8 @@ class OverflowContent:
     tags: Mapping[str, str] = field(default_factory=dict)
     artifacts: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    segments: Sequence[str] = ()  # paths
 
 
 class ArtifactVerification:
@@ -66,15 +68,15 @@ class ArtifactVerification:
 
     async def _overflow(self, subject: RemoteSubject, held: Collection[str], findings: Findings) -> OverflowContent:
         documents: dict[str, Mapping[str, str]] = {}
-        for section in ("params", "tags", "artifacts", "metrics"):
-            path = f"{source_tags.OVERFLOW_FOLDER}/{section}.json"
-            if path not in held:
-                continue
-            try:
-                documents[section] = await self._back.document(subject, section)
-            except Rejected as error:
-                findings.differences.append(Difference("unreadable", "artifact", path, detail=str(error)))
-        return OverflowContent(**documents)
+        for section in ("params", "tags", "artifacts", "metrics", "inputs"):
+            said: dict[str, str | None] = {}
+            for path in numbered(held, section).values():
+                try:
+                    said |= await self._back.document(subject, path)
+                except Rejected as error:
+                    findings.differences.append(Difference("unreadable", "artifact", path, detail=str(error)))
+            documents[section] = {key: value for key, value in said.items() if value is not None}
+        return OverflowContent(**documents, segments=list(numbered(held, POINTS).values()))
 
     async def _compare_all(
         self,

@@ -9,6 +9,7 @@ from syncd.core import source_tags
 from syncd.core.compare.findings import Difference
 from syncd.core.compare.heads import compare_parents
 from syncd.core.facts import ExperimentSeen
+from syncd.core.names import held_name
 from syncd.destinations.base import RemoteExperiment, RemoteRun
 from syncd.errors import Rejected
 from syncd.verification.reading_back import ReadBack
@@ -26,11 +27,14 @@ class Counterparts:
     ``models`` has the models that are there, source by source; ``model_sources`` the source's id of each model there.
     """
 
-    def __init__(self, spool: Spool, back: ReadBack, experiments: Mapping[str, RemoteExperiment]) -> None:
-        """Prepare; ``experiments`` are the destination's by name."""
+    def __init__(
+        self, spool: Spool, back: ReadBack, experiments: Mapping[str, RemoteExperiment], *, longest_name: int | None
+    ) -> None:
+        """Prepare; ``experiments`` are the destination's by name, which holds ``longest_name`` characters of it."""
         self._spool = spool
         self._back = back
         self._experiments = experiments
+        self._longest_name = longest_name
         self._run_sources: dict[str, str] = {}  # id there -> source's run id, "" for none
         self._missing_runs = 0
         self.models: dict[int, set[str]] = {}
@@ -43,8 +47,8 @@ class Counterparts:
         return head.name if head else ""
 
     def experiment(self, name: str) -> RemoteExperiment | None:
-        """Return the destination's experiment of that name."""
-        return self._experiments.get(name)
+        """Return the destination's experiment for that name."""
+        return self._experiments.get(held_name(name, self._longest_name))
 
     async def runs(self, experiment: RemoteExperiment | None, key: str) -> list[RemoteRun]:
         """Return the active runs of that experiment that carry that source id."""

@@ -8,6 +8,7 @@ from syncd.core.compare.findings import Difference
 from syncd.core.compare.values import compare_experiment_tags
 from syncd.core.facts import ExperimentSeen
 from syncd.core.limits import Limits
+from syncd.core.names import held_name
 from syncd.destinations.base import RemoteExperiment
 from syncd.verification.report import Findings
 from syncd.verification.spool import Spooled
@@ -26,7 +27,7 @@ def compare_experiment(
     """
     heads = [spooled.head for spooled in group if isinstance(spooled.head, ExperimentSeen)]
     name = heads[0].name
-    remote = held.get(name)
+    remote = held.get(held_name(name, limits.experiment_name_length))
     if remote is None:
         findings.differences.append(Difference("missing", "experiment", "", name))
         return

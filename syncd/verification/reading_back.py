@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from syncd.core import source_tags
 from syncd.core.compare.points import told_point
 from syncd.destinations.base import (
     Destination,
@@ -25,6 +24,7 @@ from syncd.destinations.base import (
 )
 from syncd.errors import AuthFailed, Rejected, Transient
 from syncd.verification.point_sort import PointSort
+from syncd.verification.segments import SegmentPoints
 
 T = TypeVar("T")
 
@@ -123,13 +123,27 @@ class ReadBack:
         """Return the number of bytes of a file and their SHA-256."""
         return await self._ask(lambda: digest_of(self._reader.content(subject, path)))
 
-    async def document(self, subject: RemoteSubject, section: str) -> dict[str, str]:
-        """Return an overflow document.
+    async def segments(self, subject: RemoteSubject, paths: Sequence[str]) -> SegmentPoints:
+        """Return all points of overflow segments; the caller closes what is returned.
+
+        Raises:
+            Rejected: one cannot be understood.
+        """
+        points = SegmentPoints()
+        try:
+            for path in paths:
+                await self._ask(lambda path=path: points.take(self._reader.content(subject, path), path))  # type: ignore[misc]
+        except BaseException:
+            points.close()
+            raise
+        return points
+
+    async def document(self, subject: RemoteSubject, path: str) -> dict[str, str | None]:
+        """Return an overflow document; None of what it says to be held by the destination itself.
 
         Raises:
             Rejected: it cannot be understood.
         """
-        path = f"{source_tags.OVERFLOW_FOLDER}/{section}.json"
 
         async def read() -> bytes:
             content = bytearray()
@@ -151,12 +165,12 @@ async def digest_of(pieces: AsyncIterator[bytes]) -> tuple[int, str]:
     return size_bytes, digest.hexdigest()
 
 
-def _parsed(content: bytes, path: str) -> dict[str, str]:
+def _parsed(content: bytes, path: str) -> dict[str, str | None]:
     try:
         document: Any = json.loads(content.decode("utf-8", "surrogatepass"))
     except ValueError as exc:
         raise Rejected(f"it is no JSON: {exc}", doing="reading", target=path) from exc
-    if not isinstance(document, dict) or not all(isinstance(value, str) for value in document.values()):
+    if not isinstance(document, dict) or not all(isinstance(value, str | None) for value in document.values()):
         raise Rejected("it is no JSON object of texts", doing="reading", target=path)
     return document
 

@@ -30,6 +30,7 @@ class InOverflow:
     tags: int = 0
     artifacts: int = 0
     points: int = 0
+    datasets: int = 0
 
 
 @dataclass(frozen=True, slots=True)

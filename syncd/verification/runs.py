@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from heapq import merge
 
 from syncd.core import source_tags
 from syncd.core.compare.findings import Comparison, Difference
@@ -10,13 +12,16 @@ from syncd.core.compare.heads import RunHead, compare_heads
 from syncd.core.compare.links import compare_datasets, compare_links, compare_output_steps
 from syncd.core.compare.points import compare_points
 from syncd.core.compare.values import compare_run_tags, compare_values
-from syncd.core.facts import RunSeen
+from syncd.core.facts import DatasetInput, RunSeen
+from syncd.core.limits import Limits
+from syncd.core.names import held_name
 from syncd.destinations.base import RemoteRun, RemoteSubject
 from syncd.errors import Rejected
 from syncd.verification.artifacts import ArtifactVerification, OverflowContent
 from syncd.verification.counterparts import Counterparts
 from syncd.verification.reading_back import ReadBack
 from syncd.verification.report import Findings, Report
+from syncd.verification.segments import SegmentPoints
 from syncd.verification.side_by_side import side_by_side
 from syncd.verification.spool import Spool, Spooled
 
@@ -27,13 +32,21 @@ class RunVerification:
     """Compares runs; models have been compared before."""
 
     def __init__(
-        self, spool: Spool, back: ReadBack, counterparts: Counterparts, artifacts: ArtifactVerification, report: Report
+        self,
+        spool: Spool,
+        back: ReadBack,
+        counterparts: Counterparts,
+        artifacts: ArtifactVerification,
+        report: Report,
+        *,
+        limits: Limits,
     ) -> None:
         self._spool = spool
         self._back = back
         self._counterparts = counterparts
         self._artifacts = artifacts
         self._report = report
+        self._limits = limits
 
     async def compare(self, spooled: Spooled, findings: Findings) -> None:
         """Compare one run."""
@@ -44,7 +57,7 @@ class RunVerification:
         if remote is None:
             return
         findings.found(remote.id)
-        name = head.name or head.subject.id
+        name = held_name(head.name or head.subject.id, self._limits.run_name_length)
         findings.differences += compare_heads(
             RunHead(name, head.status, head.start_time_ms, head.end_time_ms, head.user_id),
             RunHead(remote.name, remote.status, remote.start_time_ms, remote.end_time_ms, remote.user_id),
@@ -57,7 +70,8 @@ class RunVerification:
         overflow = await self._artifacts.compare(spooled.artifacts, subject, findings)
         self._compare_small(spooled, remote, overflow, findings, name)
         self._compare_model_links(spooled, remote, findings)
-        await self._compare_all_points(spooled, remote, findings)
+        with await self._back.segments(subject, overflow.segments) as segments:
+            await self._compare_all_points(spooled, remote, segments, findings)
 
     async def _find_run(self, spooled: Spooled, findings: Findings) -> RemoteRun | None:
         """Return the one run that has this source id; name it when there is none, or more than one."""
@@ -86,7 +100,8 @@ class RunVerification:
     ) -> None:
         params = compare_values("param", spooled.params, remote.params, overflow.params)
         tags = compare_run_tags(spooled.tags, remote.tags, overflow.tags, name=name)
-        datasets = compare_datasets(spooled.datasets, remote.datasets)
+        kept = [DatasetInput(**json.loads(dataset)) for dataset in overflow.inputs.values()]
+        datasets = compare_datasets(spooled.datasets, [*remote.datasets, *kept])
         for comparison in (params, tags, datasets):
             findings.take(comparison)
         self._report.compared.params += len(spooled.params)
@@ -94,6 +109,7 @@ class RunVerification:
         self._report.compared.datasets += len(spooled.datasets)
         self._report.overflow.params += params.in_overflow
         self._report.overflow.tags += tags.in_overflow
+        self._report.overflow.datasets += len(kept)
 
     def _compare_model_links(self, spooled: Spooled, remote: RemoteRun, findings: Findings) -> None:
         present = self._counterparts.models.get(spooled.source, set())
@@ -107,27 +123,34 @@ class RunVerification:
         steps = [(source_of(model), step) for model, step in remote.model_outputs.items()]
         findings.differences += compare_output_steps(spooled.model_outputs, steps)
 
-    async def _compare_all_points(self, spooled: Spooled, remote: RemoteRun, findings: Findings) -> None:
+    async def _compare_all_points(
+        self, spooled: Spooled, remote: RemoteRun, segments: SegmentPoints, findings: Findings
+    ) -> None:
         keys = await asyncio.to_thread(self._spool.metrics, spooled.number)
-        keys += sorted(remote.latest.keys() - set(keys))
+        keys += sorted((remote.latest.keys() | segments.names()) - set(keys))
         found: dict[str, Comparison] = {}
 
         async def one(key: str) -> None:
-            found[key] = await self._compare_points(spooled.number, remote.id, key)
+            found[key] = await self._compare_points(spooled.number, remote, key, segments)
 
         await side_by_side(keys, one, most=KEYS_AT_ONCE)
         for key in keys:
             findings.take(found[key])
 
-    async def _compare_points(self, number: int, run_id: str, key: str) -> Comparison:
+    async def _compare_points(self, number: int, remote: RemoteRun, key: str, segments: SegmentPoints) -> Comparison:
+        """Compare the points of one key with those that the run shows and those in its overflow."""
         refusal = ""
+        held = None
+        in_overflow = segments.count(key)
+        self._report.overflow.points += in_overflow
         try:
-            held = await self._back.history(run_id, key)
+            if key in remote.latest or not in_overflow:
+                held = await self._back.history(remote.id, key)
         except Rejected as error:
-            refusal, held = str(error), None
+            refusal = str(error)
         try:
             compared, comparison = await asyncio.to_thread(
-                lambda: compare_points(key, self._spool.points(number, key), held or ())
+                lambda: compare_points(key, self._spool.points(number, key), merge(held or (), segments.points(key)))
             )
         finally:
             if held is not None:

@@ -70,10 +70,11 @@ class Verification:
         spool, back, report = self._spool, self._back, self._report
         experiments = await back.experiments()
         self._compare_experiments(experiments, self._server.limits)
-        counterparts = Counterparts(spool, back, experiments)
+        limits = self._server.limits
+        counterparts = Counterparts(spool, back, experiments, longest_name=limits.experiment_name_length)
         artifacts = ArtifactVerification(back, report, served=self._server.proxied_artifacts)
         models = ModelVerification(spool, back, counterparts, artifacts, report, offered=self._server.logged_models)
-        runs = RunVerification(spool, back, counterparts, artifacts, report)
+        runs = RunVerification(spool, back, counterparts, artifacts, report, limits=limits)
         await self._compare_all("models", spool.numbers("model"), models.compare)
         await self._compare_all("runs", spool.numbers("run"), runs.compare)
         report.problems = [Problem(self._sources[source], where, what) for source, where, what in spool.problems()] + [

@@ -86,6 +86,7 @@ class Delivering:
             source_names={self.source_id: "s"},
             filter=filter or Filter(),
             on_delete={self.source_id: on_delete},
+            replaces_artifacts=self.fake.replaces_artifacts,
         )
         self.uploader = Uploader(self.channel, flush_interval_s=0.0, wall_ms=self.wall_ms)
         self._patch = pytest.MonkeyPatch()

@@ -32,7 +32,7 @@ FORGOTTEN = [
     "send LogBatch of values:after",
     "send LogBatch of points:after",
     "destination.upload:after:3",
-    "journal.put_overflow:after",
+    "overflow.freeze_document:after",
     "send LogOutputs:after",
     "send FinalizeModel:after",
     "send UpdateRun:after",

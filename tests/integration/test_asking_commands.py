@@ -18,6 +18,7 @@ import pytest
 from syncd.cli.main import main
 from syncd.core.changes import Again, Section, decode_head, encode_head, parse
 from syncd.core.facts import ModelSeen, ProblemFound, SubjectDeleted, SubjectKey, TagsDeleted
+from syncd.journal import overflow
 from syncd.journal.database import FILE_NAME
 from syncd.journal.journal import LONGEST_TAG, Binding, DeadLetter, Delivered, Journal
 from syncd.journal.report import JournalReport
@@ -179,7 +180,7 @@ def test_status_counts_per_source_and_destination(asker: Asker, tmp_path: Path) 
     asker.journal.destination_up(asker.near)
     asker.journal.destination_trouble(asker.far, "down", "connection refused")
     asker.refuse(asker.far, 2, Section.SMALL, "params", b'{"a":"b"}')
-    asker.journal.put_overflow(asker.far, asker.subject(2), "params", {"p": "long"})
+    overflow.keep(asker.journal, asker.far, asker.subject(2), "params", {"p": "long"})
     asker.add(ProblemFound("m/1/x", "line 3 is not a point", run_key(1)))
     content = asker.json("status")
     assert (content["running"], content["pid"]) == (True, os.getpid())
@@ -494,7 +495,7 @@ def test_refusals_and_overflow_are_explained_with_what_to_do(asker: Asker) -> No
     asker.refuse(asker.near, 1, Section.SMALL, "params", b'{"a":"b","c":"d"}', items=2)
     asker.refuse(asker.far, 1, Section.SMALL, "tags", b'{"a":"b"}')
     asker.refuse(asker.near, 2, Section.SMALL, "tags", b'{"a":"b"}')
-    asker.journal.put_overflow(asker.near, asker.subject(1), "params", {"long": "x"})
+    overflow.keep(asker.journal, asker.near, asker.subject(1), "params", {"long": "x"})
     near = asker.explained(1)
     [letter] = near["letters"]
     assert (near["state"], letter["id"], letter["reason"]) == ("dead-letters", 1, "the server says no")

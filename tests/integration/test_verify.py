@@ -254,7 +254,7 @@ def test_a_faithful_copy_has_no_difference(copy: Copy, capsys: pytest.CaptureFix
     code, report = verify(copy, capsys)
     assert report["differences"] == []
     assert code == 0
-    assert report["overflow"] == {"params": 0, "tags": 1, "artifacts": 1, "points": 0}
+    assert report["overflow"] == {"params": 0, "tags": 1, "artifacts": 1, "points": 0, "datasets": 0}
     size_bytes = 2 * 256 * 5000 + len(b"hash")
     assert report["compared"] | {"tags": 0} == {
         "experiments": 3,

@@ -4,6 +4,8 @@ It behaves like an SQL-backed MLflow server: a point is kept once, params cannot
 ``appends=True`` makes it a store that keeps repeated points. ``failures`` are raised, one for each call, before
 anything is done (``before``) or after it was done (``after``: the answer was lost). ``judge`` is asked about every
 call, by the method's name and what it is about, and returns what is to be raised before anything is done, or None.
+``takes`` are the limits that it really has and names in its refusals, as a workspace does; None has those it tells.
+``replaces_artifacts=False`` makes it keep an artifact as it first came.
 Each call but one that reads back takes ``latency_s`` before anything is done.
 """
 
@@ -12,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -43,7 +45,7 @@ from syncd.destinations.base import (
     ServerFacts,
     Upload,
 )
-from syncd.errors import Rejected, SubjectGone
+from syncd.errors import NameNotHeld, OverLimit, Rejected, SubjectGone
 
 Point = tuple[float, int, int]
 
@@ -85,9 +87,18 @@ class FakeModel:
 class FakeDestination:
     """Implements Destination and DestinationReader."""
 
-    def __init__(self, *, appends: bool = False, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        appends: bool = False,
+        limits: Limits | None = None,
+        takes: Limits | None = None,
+        replaces_artifacts: bool = True,
+    ) -> None:
         self.appends = appends
         self.limits = limits or Limits()
+        self.takes = takes
+        self.replaces_artifacts = replaces_artifacts
         self.runs: dict[str, FakeRun] = {}
         self.models: dict[str, FakeModel] = {}
         self.artifacts: dict[tuple[str, str], bytes] = {}
@@ -113,7 +124,13 @@ class FakeDestination:
 
     async def probe(self) -> ServerFacts:
         await self._begin("probe", None)
-        return ServerFacts("fake", self.limits, logged_models=True, proxied_artifacts=True)
+        return ServerFacts(
+            "fake",
+            self.limits,
+            logged_models=True,
+            proxied_artifacts=True,
+            replaces_artifacts=self.replaces_artifacts,
+        )
 
     async def ensure_experiment(self, name: str) -> RemoteExperiment:
         await self._begin("ensure_experiment", name)
@@ -140,6 +157,8 @@ class FakeDestination:
 
     async def create(self, request: CreateRun | CreateModel) -> RemoteSubject:
         await self._begin("create", request)
+        if self.takes is not None and isinstance(request, CreateRun):
+            check_values(self.takes, {}, {**request.tags, "mlflow.runName": request.name})
         if request.experiment_id not in self._experiment_tags:
             raise SubjectGone("no such experiment", code="RESOURCE_DOES_NOT_EXIST", status=404)
         number = next(self._ids)
@@ -168,6 +187,8 @@ class FakeDestination:
     async def upload(self, subject: RemoteSubject, artifact: Upload) -> None:
         await self._begin("upload", artifact.path)
         data = b"".join([piece async for piece in artifact.pieces()])
+        if not self.replaces_artifacts and self.artifacts.get((subject.id, artifact.path), data) != data:
+            raise NameNotHeld("other bytes are there", code="ARTIFACT_EXISTS", status=409)
         self.artifacts[subject.id, artifact.path] = data
         _fail(self.after)
 
@@ -202,6 +223,8 @@ class FakeDestination:
                     self._run(request.run_id).tags.pop(key, None)
             case LogInputs():
                 run = self._run(request.run_id)
+                if self.takes is not None:
+                    check_count("inputs_per_run", self.takes.inputs_per_run, len(run.datasets) + len(request.datasets))
                 known = {(d.name, d.digest) for d in run.datasets}
                 run.datasets += [d for d in request.datasets if (d.name, d.digest) not in known]
                 run.model_inputs += [m for m in request.models if m not in run.model_inputs]
@@ -224,6 +247,8 @@ class FakeDestination:
 
     def _update(self, request: UpdateRun) -> None:
         run = self._run(request.run_id)
+        if self.takes is not None:
+            check_count("run_name_length", self.takes.run_name_length, len(request.name))
         run.status = request.status
         run.end_time_ms = request.end_time_ms
         if request.name:
@@ -231,7 +256,10 @@ class FakeDestination:
 
     def _log_batch(self, request: LogBatch) -> None:
         run = self._run(request.run_id)
-        self._check_limits(request)
+        if self.takes is None:
+            self._check_limits(request)
+        else:
+            check_batch(self.takes, run, request)
         points = [json.loads(line) for line in request.lines]
         _add_params(run.params, request.params)
         run.tags.update(request.tags)
@@ -318,6 +346,40 @@ class FakeDestination:
         if (subject.id, path) not in self.artifacts:
             raise SubjectGone(f"no artifact {path}", code="RESOURCE_DOES_NOT_EXIST", status=404)
         yield self.artifacts[subject.id, path]
+
+
+def check_count(name: str, most: int | None, size: int) -> None:
+    """Refuse as a workspace does, by a message that names the limit."""
+    if most is not None and size > most:
+        message = f"A field of the entity is over the size limit. FieldName={name}, Limit={most}, Size={size}."
+        raise OverLimit(message, limit_name=name, limit=most, code="INVALID_PARAMETER_VALUE", status=400)
+
+
+def check_values(takes: Limits, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+    """Refuse what is too long or too much, of everything that a run would have then."""
+    for key, value in params.items():
+        check_count("param_key_length", takes.param_key_length, len(key))
+        check_count("param_value_length", takes.param_value_length, len(value))
+    for key, value in tags.items():
+        check_count("tag_key_length", takes.tag_key_length, len(key))
+        check_count("tag_value_length", takes.tag_value_length, len(value))
+    check_count("run_name_length", takes.run_name_length, len(tags.get("mlflow.runName", "")))
+    check_count("params_per_run", takes.params_per_run, len(params))
+    check_count("tags_per_run", takes.tags_per_run, len(tags))
+
+
+def check_batch(takes: Limits, run: FakeRun, request: LogBatch) -> None:
+    """Refuse a batch whole, as a workspace does."""
+    check_count("batch_metrics", takes.batch_metrics, len(request.lines))
+    rows = Counter(json.loads(line)["key"] for line in request.lines)
+    for name, count in rows.items():
+        check_count("metric_key_length", takes.metric_key_length, len(name))
+        check_count("metric_rows_per_name", takes.metric_rows_per_name, len(run.points.get(name, ())) + count)
+    check_count("metric_names_per_run", takes.metric_names_per_run, len(run.points.keys() | rows.keys()))
+    if takes.only_finite and any(b'"value":"' in line for line in request.lines):
+        raise _invalid("a value is not finite")
+    if request.params or request.tags:
+        check_values(takes, run.params | dict(request.params), run.tags | dict(request.tags))
 
 
 def _fail(failures: deque[Exception | None]) -> None:

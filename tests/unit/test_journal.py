@@ -10,7 +10,7 @@ import pytest
 from syncd.core.changes import Again, Section, decode_head, merge_small
 from syncd.core.facts import MetricsLogged, ProblemFound, Reading, SubjectDeleted, SubjectKey, TagsDeleted
 from syncd.errors import JournalError
-from syncd.journal import database
+from syncd.journal import database, overflow
 from syncd.journal.database import FILE_NAME, VERSION
 from syncd.journal.journal import LONGEST_TAG, Binding, DeadLetter, Delivered, DestinationRow, Journal
 from syncd.journal.queries import STATEMENTS, load_statements
@@ -372,9 +372,11 @@ def test_a_letter_that_cannot_be_written_leaves_its_change_waiting(bench: Bench)
 def test_overflow_is_kept_by_section_and_released(bench: Bench) -> None:
     bench.add(experiment(), head(1))
     run = run_id(bench.journal, bench.source, 1)
-    bench.journal.put_overflow(bench.there.id, run, "params", {"a": "1", "b": "2"})
-    assert bench.journal.put_overflow(bench.there.id, run, "params", {"a": None, "c": "3"}) == {"b": "2", "c": "3"}
-    assert bench.journal.overflow(bench.there.id, run, "tags") == {}
+    overflow.keep(bench.journal, bench.there.id, run, "params", {"a": "1", "b": "2", "c": "3"})
+    overflow.release(bench.journal, bench.there.id, run, "params", ["a", "never kept"])
+    assert overflow.kept(bench.journal, bench.there.id, run, "params") == {"b": "2", "c": "3"}
+    assert overflow.kept(bench.journal, bench.there.id, run, "tags") == {}
+    assert overflow.counts(bench.journal, bench.there.id, run) == {"params": 2}
     assert bench.journal.sums(bench.there.id)["overflow"] == 2
 
 

@@ -31,7 +31,8 @@ def compare_paths(
     Args:
         wanted: size in bytes of each of the source's paths.
         held: size of each of the destination's; None where the server does not say.
-        stored: for names that the server cannot hold, the path in the overflow where the bytes are.
+        stored: for what cannot be under its own name (the server cannot hold the name, or keeps an older state there),
+            the path in the overflow where the bytes are.
         no_extras: paths of the destination's that the source need not have.
     """
     differences: list[Difference] = []
@@ -39,7 +40,7 @@ def compare_paths(
     in_overflow = 0
     for path, size_bytes in wanted.items():
         there = path
-        if path not in held and path in stored:
+        if stored.get(path) in held or (path not in held and path in stored):
             there = stored[path]
             in_overflow += there in held
         if there not in held:
