@@ -134,6 +134,9 @@ def read_destination(table: Table) -> DestinationSettings | None:
     """Return the settings of a destination, None if its scheme is not one of this version's (a problem is noted)."""
     if names_workspace(table):
         return _read_workspace_destination(table)
+    if table.content.get("kind") == "relay":
+        table.refuse("kind", "destinations of kind 'relay' are not in this version yet", "a destination has a uri")
+        return None
     written = table.text("uri")
     scheme = written.partition(":")[0].lower()
     if scheme in DESTINATION_SCHEMES_NOT_YET:

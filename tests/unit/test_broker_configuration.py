@@ -254,3 +254,9 @@ def test_a_kind_of_sink_that_is_not_there_is_named() -> None:
 def test_names_of_sinks_are_unique() -> None:
     table = MQTT.format(table="sinks")
     assert "already used" in only_problem(table + table).message
+
+
+def test_a_relay_is_refused_by_name() -> None:
+    problem = only_problem("[[destinations]]\nname = 'up'\nkind = 'relay'\nqueue = 'q'\n")
+    assert problem.key == "destinations[1].kind"
+    assert "'relay' are not in this version yet" in problem.message

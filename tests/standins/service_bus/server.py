@@ -51,6 +51,7 @@ class ServiceBus(Startable):
 
     def start(self) -> None:
         """Serve; return when connections are taken."""
+        self._folder.mkdir(parents=True, exist_ok=True)
         arguments = ["--folder", str(self._folder), "--port", str(self.port)]
         arguments += ["--max-message-bytes", str(self._max_message_bytes)]
         self._process = subprocess.Popen(
