@@ -184,7 +184,6 @@ def _read_http(table: Table) -> HttpSettings:
             "listen", f"{settings.host} is not the loopback: a token is required", 'add token = { file = "PATH" }'
         )
     warn_of_written_secret(table, "token", settings.token)
-    table.document.warn(table.place, "this version does not serve HTTP yet; the table is checked and not used")
     table.refuse_unknown_keys(of="[http]")
     return settings
 

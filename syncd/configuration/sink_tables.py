@@ -102,21 +102,12 @@ def _read_ca_file(table: Table) -> Path | None:
 
 
 def _read_secrets(table: Table) -> tuple[Secret, ...]:
-    """Return ``secret``, or the two that it is replaced by for a while: ``secret`` and ``secret_before``."""
-    found = []
-    for key in ("secret", "secret_before"):
-        secret = table.secret(key)
-        warn_of_written_secret(table, key, secret)
-        if secret is None:
-            continue
+    """Return the secrets that sign: one, or two while the first is replaced by the second."""
+    secrets = table.secrets("secrets")
+    for index, secret in enumerate(secrets):
+        warn_of_written_secret(table, "secrets", secret, index=index)
         try:
-            usable = bool(key_of(secret.reveal()))
+            key_of(secret.reveal())
         except ValueError as error:
-            table.refuse(key, str(error))
-            continue
-        if not usable:
-            table.refuse(key, "the secret is empty")
-        found.append(secret)
-    if table.has("secret_before") and not table.has("secret"):
-        table.refuse("secret_before", "a secret_before without a secret", "add secret")
-    return tuple(found)
+            table.document.refuse((*table.place, "secrets", index), str(error))
+    return secrets

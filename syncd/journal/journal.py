@@ -140,6 +140,7 @@ class Journal:
         self._reserve = Reserve(state_dir)
         self._telling = Telling(self._run, source=event_source, wall_ms=wall_ms)
         self.rebuilt_from: Path | None = None
+        self.settlements = 0  # since the journal was opened
         # Called after a commit that has told something, in the thread that made it.
         self.on_told: Callable[[], None] | None = None
 
@@ -406,6 +407,10 @@ class Journal:
         """Return the subjects that wait for a destination."""
         return [row[0] for row in self._fetch("waiting_subjects", {"destination_id": destination_id})]
 
+    def has_waiting(self, destination_id: int) -> bool:
+        """Return whether anything waits for a destination."""
+        return bool(self._one("has_waiting", {"destination_id": destination_id}))
+
     def pending(
         self, destination_id: int, subject_id: int, section: Section, *, after: int = 0, limit: int = 256
     ) -> list[Change]:
@@ -469,6 +474,7 @@ class Journal:
                     self._run("add_pace", {**parameters, **sums})
             whole = whole and bool(pairs)
             self._telling.settled(destination_id, subject_id, uploaded=files, letters=letters, whole=whole)
+        self.settlements += 1
 
     def _add_dead_letter(self, parameters: Mapping[str, int], letter: DeadLetter) -> dict[str, Any]:
         """Add a dead letter; return what is told of it."""

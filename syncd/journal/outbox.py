@@ -65,6 +65,12 @@ def events_after(journal: Journal, after: int, limit: int) -> list[Event]:
     return [event_of(*row) for row in journal._fetch("events_after", {"after": after, "limit": limit})]
 
 
+def event_seq(journal: Journal, event_id: str) -> int | None:
+    """Return the number of the event of that id, None if it is not kept (any more)."""
+    found = journal._one("event_seq", {"id": event_id})
+    return int(found) if found is not None else None
+
+
 def move_sink(
     journal: Journal, sink: str, cursor: int, *, sent: int = 0, refused: Sequence[tuple[Event, Refusal]] = ()
 ) -> None:

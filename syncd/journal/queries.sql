@@ -111,6 +111,9 @@ UNION SELECT subject_id FROM overflow_points WHERE destination_id = :destination
 UNION SELECT subject_id FROM overflow_artifact WHERE destination_id = :destination_id AND body IS NOT NULL
 UNION SELECT subject_id FROM overflow WHERE destination_id = :destination_id AND document IS NULL;
 
+-- name: has_waiting
+SELECT EXISTS (SELECT 1 FROM delivery WHERE destination_id = :destination_id);
+
 -- name: pending
 SELECT c.seq, c.kind, c.body, c.items, c.again, d.attempted, c.at_ms
 FROM delivery d JOIN change c ON c.seq = d.seq

@@ -74,6 +74,7 @@ async def _serve(configuration: Configuration, journal: Journal, stop: asyncio.E
     try:
         async with asyncio.TaskGroup() as group:
             fed = feeds.start(group)
+            served = _start_serving(group, pipeline, configuration)
             uploads = pipeline.start_uploading(group)
             follows = pipeline.start_following(group)
             await stop.wait()
@@ -82,13 +83,32 @@ async def _serve(configuration: Configuration, journal: Journal, stop: asyncio.E
             await asyncio.wait(follows)
             await _drain(pipeline, configuration.daemon.shutdown_grace_s)
             await _feed_the_rest(feeds)
-            for task in [*uploads, *fed]:
+            for task in [*uploads, *fed, *served]:
                 task.cancel()
     except BaseExceptionGroup as errors:
         raise first_cause(errors) from errors
     finally:
         await feeds.close()
         await pipeline.close()
+
+
+def _start_serving(
+    group: asyncio.TaskGroup, pipeline: Pipeline, configuration: Configuration
+) -> list[asyncio.Task[None]]:
+    """Start the HTTP server if one is configured; what it needs is imported only then."""
+    http = configuration.http
+    if http is None:
+        return []
+    from syncd.http.server import HttpServer
+    from syncd.runtime.serving import Serving, hooks_of
+
+    serving = Serving(pipeline, daemon=configuration.daemon, liveness_window_s=http.liveness_window_s)
+    token = http.token.reveal() if http.token is not None else ""
+    server = HttpServer(serving, host=http.host, port=http.port, token=token, hooks=hooks_of(pipeline))
+    return [
+        group.create_task(server.run(), name="serve HTTP"),
+        group.create_task(serving.look_again_and_again(), name="look whether it moves"),
+    ]
 
 
 async def _drain(pipeline: Pipeline, grace_s: float) -> None:

@@ -79,6 +79,11 @@ class Lane:
         self._wall_ms = wall_ms
         self._settlement = Settlement(channel, subject_id)
 
+    @property
+    def has_moved(self) -> bool:
+        """Whether the pass has settled anything."""
+        return self._settlement.moved
+
     async def run(self) -> Outcome:
         """Make one pass.
 

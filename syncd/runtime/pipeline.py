@@ -238,6 +238,16 @@ class Pipeline:
         for uploader in self.uploaders.values():
             await uploader.idle()
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether something waits that could be delivered if its destination took it."""
+        unreached = [row for row in self._rows.values() if row.id not in self.uploaders]
+        return any(uploader.is_behind for uploader in self.uploaders.values()) or any(
+            self.journal.journal.has_waiting(row.id)
+            for row in unreached
+            if not self.rests.is_resting("destination", row.name)
+        )
+
     async def settle_twins(self) -> bool:
         """Look whether other daemons created the same runs; return whether any gave way, so that more waits."""
         return any([await uploader.settle_twins(BEFORE_NOW_MS) for uploader in self.uploaders.values()])

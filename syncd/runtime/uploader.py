@@ -65,6 +65,7 @@ class Uploader:
         self.faults: dict[int, str] = {}
         self._refused: set[int] = set()  # while everything was
         self._gathering: set[int] = set()  # points that make a segment later
+        self._unmoved: set[int] = set()  # what waits for another fact, which may never come
 
     def look(self) -> None:
         """Take note that the destination may have begun to rest, or ceased to. Call it in the event loop."""
@@ -89,6 +90,13 @@ class Uploader:
             self._due[subject] = time.monotonic()
         self._changed.set()
         await self._idle.wait()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether something waits that could be delivered now: it neither rests, nor keeps failing by itself."""
+        if not self._running and self.channel.rests():
+            return False
+        return bool(self._running or self._due.keys() - self.faults.keys() - self._unmoved)
 
     async def run(self) -> None:
         """Deliver until cancelled.
@@ -144,11 +152,14 @@ class Uploader:
             outcome = await lane.run()
             self.faults.pop(subject, None)
             self._refused.discard(subject)
+            self._unmoved.discard(subject)
             if outcome is Outcome.LATER:
                 later_s = 0.0 if self.channel.hurries and lane.gathers else lane.later_s
                 self._due.setdefault(subject, time.monotonic() + later_s)
                 if lane.gathers:
                     self._gathering.add(subject)
+                if not lane.has_moved:
+                    self._unmoved.add(subject)
         except JournalError:
             raise
         except RefusedForNow:

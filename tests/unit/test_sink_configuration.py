@@ -39,7 +39,7 @@ def only_problem(keys: str) -> Problem:
 
 
 def test_a_webhook_has_a_url_and_secrets() -> None:
-    keys = 'secret = { env = "SECRET" }\nsecret_before = { env = "OLD" }\nfrom = "beginning"\ntimeout_s = 3\n'
+    keys = 'secrets = [{ env = "SECRET" }, { env = "OLD" }]\nfrom = "beginning"\ntimeout_s = 3\n'
     sink, warnings = read(HOOK + keys + 'types = ["run.*"]\nexperiments = ["churn*"]\n')
     assert isinstance(sink, WebhookSinkSettings)
     assert [secret.reveal() for secret in sink.secrets] == [ENVIRONMENT["SECRET"], "plain text"]
@@ -72,8 +72,7 @@ def test_event_grid_has_a_key_or_signs_in() -> None:
         ('kind = "webhook"\nurl = "ftp://x"', ".url", "an http(s) URL"),
         ('kind = "webhook"\nurl = "https://x:y/"', ".url", "an http(s) URL"),
         ('kind = "webhook"\nurl = "https://user:pw@x/"', ".url", "without user and password"),
-        (HOOK + 'secret = { env = "BAD" }', ".secret", "base64"),
-        (HOOK + 'secret_before = { env = "OLD" }', ".secret_before", "without a secret"),
+        (HOOK + 'secrets = [{ env = "BAD" }]', ".secrets[0]", "base64"),
         (HOOK + 'from = "start"', ".from", '"now" or "beginning"'),
         (HOOK + 'ca_file = "/no/such"', ".ca_file", "no such file"),
         (HOOK + 'key = "x"', ".key", "unknown key"),
