@@ -1,6 +1,6 @@
 # demo   the whole loop on this machine
 # test   everything: check, then all tests
-#        (installs mosquitto, chromium and node where they are missing and you are root: scripts/system-packages)
+#        (installs mosquitto and node where they are missing and you are root: scripts/system-packages)
 # check  linter, format, types, import contracts
 # soak   minutes of random faults under load
 # bench  the benchmarks

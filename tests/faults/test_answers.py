@@ -203,7 +203,7 @@ def _state(state: Path) -> str:
         return str(row[0]) if row else ""
 
 
-async def _until(condition, *, timeout_s: float = 20.0) -> None:  # type: ignore[no-untyped-def]
+async def _until(condition, *, timeout_s: float = 120.0) -> None:  # type: ignore[no-untyped-def]
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - a condition of another process's or task's making
             await asyncio.sleep(0.05)

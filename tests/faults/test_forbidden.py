@@ -57,7 +57,7 @@ async def test_a_destination_that_refuses_every_request_does_not_stop_the_others
             sources=[source_of_argument(str(case.database), name=name)],
             destinations=[replace(destination, name="wrong", uri=proxy.url), replace(destination, name="right")],
         )
-        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(200), asyncio.TaskGroup() as group:
             tasks = [*pipeline.start_uploading(group), *pipeline.start_following(group)]
             while case.differences():  # noqa: ASYNC110 - the server has no event for this
                 await asyncio.sleep(0.2)

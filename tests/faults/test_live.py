@@ -92,9 +92,7 @@ async def test_live_trainings_arrive_once_whatever_happens(
                 assert await asyncio.to_thread(process.wait, 60) == 0
             proxy.clear()
             wanted = [(place, experiment) for place, experiment, _ in trainings]
-            await asyncio.to_thread(
-                wait_for, "all is delivered", lambda: not differences(wanted, server), timeout_s=60, every_s=2
-            )
+            await asyncio.to_thread(wait_for, "all is delivered", lambda: not differences(wanted, server), every_s=2)
             assert await asyncio.to_thread(last.terminate) == 0
         except AssertionError:
             found = differences(wanted, server)

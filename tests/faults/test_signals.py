@@ -103,7 +103,7 @@ def test_a_server_that_restarts_in_the_middle(case: Case, own_server: RunningMlf
         own_server.stop()
         time.sleep(1)
         own_server.start()
-        wait_for("all is delivered", lambda: not case.differences(), every_s=1, timeout_s=90)
+        wait_for("all is delivered", lambda: not case.differences(), every_s=1)
         assert running.terminate() == 0
     case.check()
     assert waiting(case.state)["dead_letter"] == 0

@@ -23,9 +23,9 @@ async def test_runs_that_are_each_others_parents_arrive(case: Case) -> None:
     parent, child, alone = (case.run_named(start).id for start in ("parent", "child", "still running"))
     for key, value in ((parent, child), (alone, alone)):
         execute(case, "INSERT INTO tags (key, value, run_uuid) VALUES ('mlflow.parentRunId', ?, ?)", value, key)
-    done = await deliver(case.database, case.server.url, case.state, timeout_s=40)
+    done = await deliver(case.database, case.server.url, case.state)
     assert (done.code, done.faults, done.totals["dead_letters"]) == (0, [], 0)
-    again = await deliver(case.database, case.server.url, case.folder / "another state", timeout_s=40)
+    again = await deliver(case.database, case.server.url, case.folder / "another state")
     assert (again.code, again.faults) == (0, [])
     held = oracle.read_server(case.server, case.experiment).runs
     by_source = {run.tags[oracle.SOURCE_ID]: run for run in held.values()}

@@ -357,7 +357,7 @@ def test_ten_thousand_runs_on_two_destinations_are_listed_in_seconds(asker: Aske
     asker.add(experiment(), *(fact for number in range(10_000) for fact in (head(number), points(number, range(3)))))
     begun_s = time.monotonic()
     lines = asker.text("runs").splitlines()
-    assert time.monotonic() - begun_s < 15  # about 1 s on a machine at rest; what is not linear takes minutes
+    assert time.monotonic() - begun_s < 60  # about 1 s on a machine at rest; what is not linear takes minutes
     assert len(lines) == 20_001
 
 
@@ -714,7 +714,7 @@ def test_asking_and_retrying_while_a_daemon_writes(asker: Asker) -> None:
     try:
         for _ in range(2):
             for line in (["status"], ["runs"], ["explain", run_key(1).id], ["dlq", "retry", "--all"]):
-                done = subprocess.run([*command, *line, *place], capture_output=True, text=True, timeout=60)
+                done = subprocess.run([*command, *line, *place], capture_output=True, text=True, timeout=200)
                 assert done.returncode == 0, done.stderr
                 content = json.loads(done.stdout)
                 retried += content.get("waiting", []) if line[0] == "dlq" else []

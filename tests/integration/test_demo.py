@@ -226,7 +226,7 @@ def test_on_a_terminal_it_stays_until_ctrl_c_and_wipes_its_own_folder_first(tmp_
 def test_it_leaves_a_folder_alone_that_is_not_its_own(tmp_path: Path) -> None:
     (tmp_path / "demo-data").mkdir()
     (tmp_path / "demo-data" / "mine.txt").write_text("dear to me")
-    demo = subprocess.run(COMMAND, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    demo = subprocess.run(COMMAND, cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert demo.returncode == 78
     assert "was not made by a demo" in demo.stderr
     assert [path.name for path in (tmp_path / "demo-data").iterdir()] == ["mine.txt"]
@@ -234,7 +234,7 @@ def test_it_leaves_a_folder_alone_that_is_not_its_own(tmp_path: Path) -> None:
 
 def test_without_scikit_learn_it_says_what_to_install(tmp_path: Path) -> None:
     hide = "import sys; sys.modules['sklearn'] = None; from syncd.cli.main import main; sys.exit(main(['demo']))"
-    demo = subprocess.run([sys.executable, "-c", hide], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    demo = subprocess.run([sys.executable, "-c", hide], cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert demo.returncode == 78
     assert "scikit-learn" in demo.stderr
     assert not list(tmp_path.iterdir())

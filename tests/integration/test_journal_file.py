@@ -24,6 +24,7 @@ from syncd.journal.database import FILE_NAME, RESERVE_NAME, VERSION
 from syncd.journal.journal import Delivered, Journal
 from syncd.journal.state_lock import StateLock, running_pid
 from tests.journal_filling import commit, experiment, head, points, run_id, tags
+from tests.mounting import can_mount
 
 HOLD = """
 import sys, time
@@ -303,9 +304,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of 16 MiB, half of which the reserve takes."""
     place = tmp_path / "disk"
     place.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)], capture_output=True)
-    if made.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted here: {made.stderr.decode().strip()}")
+    can_mount("mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place))
     yield place
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 

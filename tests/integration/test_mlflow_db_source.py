@@ -670,7 +670,7 @@ def test_a_transaction_that_is_being_written_out_is_waited_for(store: Store, fol
     began = time.monotonic()
     with pytest.raises(SourceNotReady):
         follower.poll()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 4  # sqlite3 itself would wait for 5
     store.sql("ROLLBACK")
     assert follower.poll(full=True) == []
 
@@ -686,7 +686,7 @@ os._exit(9)
 
 
 def crash(store: Store) -> None:
-    subprocess.run([sys.executable, "-c", CRASH, str(store.path)], check=False, timeout=60)
+    subprocess.run([sys.executable, "-c", CRASH, str(store.path)], check=False, timeout=200)
     assert store.path.with_name("mlflow.db-journal").stat().st_size > 512
 
 

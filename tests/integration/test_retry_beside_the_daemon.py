@@ -52,12 +52,14 @@ def asked(config: Path, *words: str) -> Any:
     return json.loads(done.stdout)
 
 
-def eventually(check: Callable[[], bool], *, within_s: float) -> float:
+PATIENCE_S = 150.0
+
+
+def eventually(check: Callable[[], bool]) -> None:
     begun_s = time.monotonic()
     while not check():
-        assert time.monotonic() - begun_s < within_s, "it did not come about"
+        assert time.monotonic() - begun_s < PATIENCE_S, "it did not come about"
         time.sleep(0.1)
-    return time.monotonic() - begun_s
 
 
 def state(config: Path) -> str:
@@ -74,8 +76,8 @@ def test_a_running_daemon_sends_what_was_put_back(tmp_path: Path, mlflow_url: st
     )
     with subprocess.Popen([*SYNCD, "run", "--config", str(config)]) as daemon:
         try:
-            eventually(lambda: (tmp_path / "state" / database.FILE_NAME).exists(), within_s=30)
-            eventually(lambda: state(config) == "synced", within_s=60)
+            eventually(lambda: (tmp_path / "state" / database.FILE_NAME).exists())
+            eventually(lambda: state(config) == "synced")
             status = asked(config, "status")
             assert (status["pid"], status["destinations"][0]["state"]) == (daemon.pid, "up")
             assert status["destinations"][0]["sent"]["points"] == 1
@@ -90,11 +92,11 @@ def test_a_running_daemon_sends_what_was_put_back(tmp_path: Path, mlflow_url: st
                     data = json.load(answer)["run"]["data"]
                 return {param["key"]: param["value"] for param in data.get("params", [])}
 
-            eventually(lambda: params() == {"late": "yes"}, within_s=20)
-            eventually(lambda: state(config) == "synced", within_s=20)
+            eventually(lambda: params() == {"late": "yes"})
+            eventually(lambda: state(config) == "synced")
             assert asked(config, "dlq", "list")["dead_letters"] == []
             assert there["link"].startswith(f"{mlflow_url}/#/experiments/")
         finally:
             daemon.send_signal(signal.SIGTERM)
-            assert daemon.wait(timeout=60) == 0
+            assert daemon.wait(timeout=200) == 0
     assert asked(config, "status")["running"] is False
