@@ -1,8 +1,21 @@
-"""Reach a destination once, for ``syncd validate`` and ``syncd doctor``."""
+"""Reach a destination or a broker once, for ``syncd validate`` and ``syncd doctor``."""
 
 from __future__ import annotations
 
-from syncd.configuration import DestinationSettings
+from syncd.configuration import DestinationSettings, MessageSourceSettings, WebhookSettings
+
+
+async def probe_message_source(settings: MessageSourceSettings) -> str:
+    """Reach a broker with its credentials and say in a few words what was found; nothing is received.
+
+    Raises:
+        DestinationError: it does not answer, or refuses; nothing is tried again.
+    """
+    from syncd.runtime.broker_probe import probe_broker
+
+    if isinstance(settings, WebhookSettings):
+        return f"POST /hooks/{settings.name} when syncd runs"
+    return await probe_broker(settings)
 
 
 async def probe_destination(settings: DestinationSettings) -> str:

@@ -13,12 +13,13 @@ from typing import Literal
 
 from syncd.cli.exit_codes import ExitCode, exit_code_of
 from syncd.cli.machine import nearest_existing
-from syncd.cli.probing import probe_destination
+from syncd.cli.probing import probe_destination, probe_message_source
 from syncd.cli.report import print_json
 from syncd.configuration import (
     Configuration,
     DestinationSettings,
     InvalidConfiguration,
+    MessageSourceSettings,
     MlflowDbSettings,
     SourceSettings,
     find_file,
@@ -27,6 +28,7 @@ from syncd.configuration import (
 from syncd.core.sqlite_header import MAGIC
 from syncd.errors import ConfigError, SyncdError
 
+BROKER_TIMEOUT_S = 45.0
 Probe = Callable[[DestinationSettings], Awaitable[str]]
 Part = Literal["state_dir", "source", "destination"]
 
@@ -68,7 +70,10 @@ def execute(arguments: argparse.Namespace) -> int:
 async def connect(configuration: Configuration, *, probe: Probe) -> list[Check]:
     """Try the state directory, every source, and with ``probe`` every destination (these all at the same time)."""
     here = [check_state_dir(configuration.daemon.state_dir), *map(check_source, configuration.sources)]
-    there = await asyncio.gather(*(_check_destination(settings, probe) for settings in configuration.destinations))
+    there = await asyncio.gather(
+        *(_check_message_source(settings) for settings in configuration.message_sources),
+        *(_check_destination(settings, probe) for settings in configuration.destinations),
+    )
     return [*here, *there]
 
 
@@ -112,6 +117,18 @@ def check_source(source: SourceSettings) -> Check:
         except ConfigError as error:
             return _local_fault("source", source.name, error.message)
     return Check("source", source.name, ok=True, detail=", ".join(details), warning=warning)
+
+
+async def _check_message_source(settings: MessageSourceSettings) -> Check:
+    try:
+        async with asyncio.timeout(BROKER_TIMEOUT_S):
+            detail = await probe_message_source(settings)
+    except TimeoutError:
+        text = f"no answer for {BROKER_TIMEOUT_S:.0f} s"
+        return Check("source", settings.name, ok=False, detail=text, code=ExitCode.UNREACHABLE)
+    except SyncdError as error:
+        return Check("source", settings.name, ok=False, detail=str(error), code=exit_code_of(error))
+    return Check("source", settings.name, ok=True, detail=detail)
 
 
 async def _check_destination(settings: DestinationSettings, probe: Probe) -> Check:
@@ -177,7 +194,8 @@ def _wrong_as_json(error: InvalidConfiguration) -> dict[str, object]:
 
 
 def _print_lines(configuration: Configuration, checks: Sequence[Check]) -> None:
-    sources, destinations = len(configuration.sources), len(configuration.destinations)
+    sources = len(configuration.sources) + len(configuration.message_sources)
+    destinations = len(configuration.destinations)
     print(f"{configuration.file}: valid, sources: {sources}, destinations: {destinations}")
     for warning in configuration.warnings:
         print(f"warning: {warning}")

@@ -1,0 +1,51 @@
+"""Reach the broker of a message source once, for ``syncd validate``: nothing is received, no session is taken over."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from syncd.brokers.mqtt import MqttAddress
+from syncd.brokers.mqtt import translated as mqtt_error
+from syncd.brokers.service_bus import ServiceBusAddress
+from syncd.brokers.service_bus import translated as service_bus_error
+from syncd.configuration.broker_settings import MqttSourceSettings, ServiceBusSourceSettings
+from syncd.runtime.broker_assembly import mqtt_address, service_bus_address
+
+
+async def probe_broker(settings: ServiceBusSourceSettings | MqttSourceSettings) -> str:
+    """Connect, and say in a few words to what.
+
+    Raises:
+        DestinationError: it does not answer, or refuses; nothing is tried again.
+    """
+    if isinstance(settings, ServiceBusSourceSettings):
+        return await _probe_service_bus(service_bus_address(settings.entity))
+    return await _probe_mqtt(mqtt_address(settings.broker, name=settings.name))
+
+
+async def _probe_service_bus(address: ServiceBusAddress) -> str:
+    """Open a link to the entity's dead letters: who may receive there may receive, and no message is disturbed."""
+    from azure.servicebus import ServiceBusSubQueue
+
+    try:
+        async with address.open_client() as client:
+            if address.queue:
+                receiver = client.get_queue_receiver(address.queue, sub_queue=ServiceBusSubQueue.DEAD_LETTER)
+            else:
+                receiver = client.get_subscription_receiver(
+                    address.topic, address.subscription, sub_queue=ServiceBusSubQueue.DEAD_LETTER
+                )
+            async with receiver:
+                return f"{address} can be received from"
+    except Exception as exc:
+        raise service_bus_error(exc, doing="connecting to", address=address) from exc
+
+
+async def _probe_mqtt(address: MqttAddress) -> str:
+    """Connect as another client: the daemon's own session stays as it is, and so does the daemon's connection."""
+    other = replace(address, client_id=f"{address.client_id}-validate")
+    try:
+        async with await other.open_client():
+            return f"{address} answers; whether it allows the topics is seen when syncd runs"
+    except Exception as exc:
+        raise mqtt_error(exc, doing="connecting to", address=address) from exc
