@@ -167,7 +167,7 @@ class DestinationReader(Protocol):
         ...
 
     async def run(self, run_id: str) -> RemoteRun:
-        """Return one run."""
+        """Return one run; the models linked to it may be left out."""
         ...
 
     def history(self, run_id: str, key: str) -> AsyncIterator[tuple[float, int, int]]:

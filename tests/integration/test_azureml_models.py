@@ -138,11 +138,13 @@ class TestWhatIsKept:
     async def test_links_with_their_steps_are_told_back(self, case: Case) -> None:
         made, other = await case.create(), await case.create(OTHER, name="another")
         user = new_run(case.workspace)
+        case.workspace.state.tracking.run(user.id).tags[SOURCE_RUN_ID] = f"user-{user.id}"
         await case.writer.send(LogOutputs(case.run.id, [(made.id, 3)]))
         await case.writer.send(LogOutputs(case.run.id, [(made.id, 3), (other.id, 0)]))
         await case.writer.send(LogInputs(user.id, models=[made.id]))
-        assert (await case.reader.run(case.run.id)).model_outputs == {made.id: 3, other.id: 0}
-        assert (await case.reader.run(user.id)).model_inputs == (made.id,)
+        [maker] = await case.reader.runs_by_source(case.experiment_id, case.source_run)
+        [using] = await case.reader.runs_by_source(case.experiment_id, f"user-{user.id}")
+        assert (maker.model_outputs, using.model_inputs) == ({made.id: 3, other.id: 0}, (made.id,))
 
     async def test_a_param_is_written_once(self, case: Case) -> None:
         made = await case.create()

@@ -32,8 +32,8 @@ class AzuremlReader:
         return [await self._models.linked(run) for run in runs]
 
     async def run(self, run_id: str) -> RemoteRun:
-        """Return one run."""
-        return await self._models.linked(await self._tracking.run(run_id))
+        """Return one run, without the models linked to it, which would take a listing of its artifacts."""
+        return await self._tracking.run(run_id)
 
     async def history(self, run_id: str, key: str) -> AsyncIterator[tuple[float, int, int]]:
         """Yield (value, timestamp_ms, step) of every point of that key, repeated ones repeatedly, in any order.
