@@ -22,7 +22,7 @@ _TIME_FRAME: Final = re.compile(rb"<AuthenticationErrorDetail>(Signature not val
 _PASSING: Final = frozenset({"ContainerBeingDeleted", "ContainerDisabled", "AccountBeingCreated"})
 _HINTS: Final = {
     "AuthenticationFailed": "the signed address ran out, its key was changed, or this machine's clock is wrong",
-    "AuthorizationFailure": "the storage account's firewall lets this machine not through, or has it use a private one",
+    "AuthorizationFailure": "the storage account's firewall keeps this machine out",
     "AuthorizationPermissionMismatch": "this address or identity may not do that; an identity needs the role Storage"
     " Blob Data Contributor",
     "KeyBasedAuthenticationNotPermitted": "the account takes no keys: let the datastore use identity-based access",

@@ -264,7 +264,9 @@ class TestTwice:
         registered = ["syncd/models/model/1.json", f"syncd/models/model-{MODEL}/1.json"]
         case.workspace.state.artifacts.register(Shelf.of_run(case.run.id), registered)
         made = await case.create()
-        await case.writer.send(FinalizeModel(made.id, "READY"))
+        folder = made.id.partition("/")[2]
+        case.workspace.state.artifacts.register(Shelf.of_run(case.run.id), [f"syncd/models/{folder}/2.json"])
+        await asyncio.wait_for(case.writer.send(FinalizeModel(made.id, "READY")), 20)
         assert (await case.model()).status == "READY"
         assert (await case.create()).id == made.id
 
