@@ -150,7 +150,7 @@ class Uploader:
         try:
             lane = Lane(self.channel, self._identities, self._places, subject, wall_ms=self._wall_ms)
             outcome = await lane.run()
-            self.faults.pop(subject, None)
+            await self._overcome(subject)
             self._refused.discard(subject)
             self._unmoved.discard(subject)
             if outcome is Outcome.LATER:
@@ -178,6 +178,12 @@ class Uploader:
             self._running.discard(subject)
             self._lane_ended.set()
             self._changed.set()
+
+    async def _overcome(self, subject: int) -> None:
+        """Take back what ``_set_aside`` has noted, unless the pass has noted something else since."""
+        fault = self.faults.pop(subject, None)
+        if fault and await self.channel.journal.do(Journal.note_of, self.channel.id, subject) == fault:
+            await self.channel.journal.do(Journal.note, self.channel.id, subject, "")
 
     async def _set_aside(self, subject: int, fault: str, seconds: float) -> None:
         self.faults[subject] = fault

@@ -173,6 +173,31 @@ async def test_some_403_among_answers_cost_few_requests_and_no_point(tmp_path: P
         assert_all_there(rig, 1 + forbidden)
 
 
+@virtually
+async def test_a_refusal_that_was_overcome_is_no_longer_noted(tmp_path: Path) -> None:
+    async with Delivering(tmp_path) as rig:
+        rig.state(experiment(), *many_runs(2))
+        await rig.delivered()
+        guilty = rig.run(run_key(0).id).id
+        subject = rig.journal.find_subject(rig.source_id, "run", run_key(0).id)
+        assert subject is not None
+
+        def judge(method: str, about: object) -> Exception | None:
+            return AuthFailed("403: no") if isinstance(about, LogBatch) and about.run_id == guilty else None
+
+        rig.fake.judge = judge
+        rig.state(points(0, [100]))
+        while not rig.uploader.faults:
+            assert now_s() < HOUR_S
+            rig.state(points(1, [int(now_s() * 10) + 1000]))
+            await asyncio.sleep(2.0)
+        assert "not permitted" in rig.journal.note_of(rig.row.id, subject)
+        rig.fake.judge = lambda method, about: None
+        await rig.delivered()
+        assert rig.uploader.faults == {}
+        assert rig.journal.note_of(rig.row.id, subject) == ""
+
+
 @pytest.mark.parametrize("refused", ["everything", "writes"])
 @virtually
 async def test_a_storm_of_403_costs_few_requests_and_no_point(tmp_path: Path, refused: str) -> None:
