@@ -8,11 +8,12 @@ from syncd.core import source_tags
 from syncd.core.limits import Limits
 from syncd.core.planner import Fit
 
-# Tags that syncd or the server sets itself and that must find room: the source's id and name, the run's name, the
-# parent, and the one that says what is in the overflow.
+# Tags that syncd or the server sets itself and that must find room: the source's id and name, the session, the run's
+# name, the parent, and the one that says what is in the overflow.
 OWN_TAGS = (
     source_tags.SOURCE_RUN_ID,
     source_tags.SOURCE,
+    source_tags.SESSION,
     source_tags.RUN_NAME,
     source_tags.PARENT_RUN_ID,
     source_tags.OVERFLOW,

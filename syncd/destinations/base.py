@@ -124,10 +124,13 @@ class Destination(Protocol):
         """Return the experiment of that name, created if it was missing. Rejected if it is deleted there."""
         ...
 
-    async def find(self, kind: str, experiment_id: str, source_ids: Collection[str]) -> Mapping[str, RemoteSubject]:
+    async def find(
+        self, kind: str, experiment_id: str, source_ids: Collection[str], *, besides: str = ""
+    ) -> Mapping[str, RemoteSubject]:
         """Return, by source id, the runs or models ("run", "model") that carry one of these source tags.
 
-        If several exist of one source (a race of two daemons), all sides choose the same one.
+        If several exist of one source (a race of two daemons), all sides choose the same one. Source ids of which
+        there are only such that carry the session tag ``besides`` may be left out: the caller knows those.
         """
         ...
 

@@ -84,12 +84,12 @@ def ids_look_appending(ids: Iterable[str]) -> bool | None:
     return not all(identity.isdecimal() and len(identity) <= SQL_ID_MAX_DIGITS for identity in telling)
 
 
-def tag_filter(tag: str, value: str) -> str:
-    """Return MLflow's search filter for a tag of that value; Rejected if its grammar cannot hold the value."""
+def tag_filter(tag: str, value: str, comparator: Literal["=", "!="] = "=") -> str:
+    """Return MLflow's search filter for a tag of that (or another) value; Rejected if its grammar cannot hold it."""
     quote = "'" if "'" not in value else '"'
     if quote in value:
         raise Rejected("an id with both kinds of quotes cannot be searched for", doing="finding", target=value)
-    return f"tags.`{tag}` = {quote}{value}{quote}"
+    return f"tags.`{tag}` {comparator} {quote}{value}{quote}"
 
 
 async def pages(
@@ -107,6 +107,11 @@ async def pages(
             return
 
 
+def tag_of(run: Json, tag: str) -> str | None:
+    """Return the value of a run's tag; None if it has none."""
+    return pairs(run.get("data", {}).get("tags")).get(tag)
+
+
 async def tagged_runs(rest: MlflowRest, experiment_id: str, tag: str) -> AsyncIterator[tuple[Json, str]]:
     """Yield the info and the tag's value of every active run of an experiment that carries the tag."""
     body = {
@@ -116,7 +121,7 @@ async def tagged_runs(rest: MlflowRest, experiment_id: str, tag: str) -> AsyncIt
         "max_results": 500,
     }
     async for run in pages(rest, "runs/search", body, "runs", doing="listing the runs of", target=experiment_id):
-        value = pairs(run.get("data", {}).get("tags")).get(tag)
+        value = tag_of(run, tag)
         if value is not None:
             yield run["info"], value
 
@@ -132,6 +137,6 @@ async def runs_with_tag(rest: MlflowRest, experiment_id: str, tag: str, value: s
     found = [
         run
         async for run in pages(rest, "runs/search", body, "runs", doing="searching for run", target=value)
-        if pairs(run.get("data", {}).get("tags")).get(tag) == value  # some databases compare without regard to case
+        if tag_of(run, tag) == value  # some databases compare without regard to case
     ]
     return sorted(found, key=lambda run: str(run["info"]["run_id"]))

@@ -530,15 +530,29 @@ class Journal:
                 },
             )
 
-    def unbound_keys(self, destination_id: int, source_id: int, experiment_id: int, kind: str) -> list[str]:
-        """Return the ids of an experiment's runs or models that have no identity on the destination yet."""
+    def unbound_keys(self, destination_id: int, like: Subject, *, after: int = 0, limit: int = 20_000) -> list[str]:
+        """Return the ids of the runs or models beside this one that have no identity on the destination yet.
+
+        Args:
+            destination_id: the destination.
+            like: a subject of the same source, experiment and kind.
+            after: the subject id behind which they are looked for.
+            limit: how many to return at most.
+        """
         parameters = {
             "destination_id": destination_id,
-            "source_id": source_id,
-            "experiment_id": experiment_id,
-            "kind": kind,
+            "source_id": like.source_id,
+            "experiment_id": like.experiment_id,
+            "kind": like.key.kind,
+            "after": after,
+            "limit": limit,
         }
         return [row[0] for row in self._fetch("unbound_keys", parameters)]
+
+    def is_key_bound(self, destination_id: int, key: SubjectKey) -> bool:
+        """Return whether the destination has a run or model with that id in the store, of whichever source."""
+        parameters = {"destination_id": destination_id, "kind": key.kind, "key": key.id}
+        return bool(self._one("key_is_bound", parameters))
 
     def unchecked(self, destination_id: int, before_ms: int) -> list[CreatedSubject]:
         """Return the runs and models created there before that time and not yet looked up once more."""

@@ -149,10 +149,17 @@ bound_ms = excluded.bound_ms;
 -- name: mark_checked
 UPDATE remote SET checked = 1 WHERE destination_id = ? AND subject_id = ?;
 
+-- The next runs or models of an experiment that have no identity on a destination; + keeps the rows in their order.
 -- name: unbound_keys
 SELECT s.key FROM subject s LEFT JOIN remote r ON r.destination_id = :destination_id AND r.subject_id = s.id
-WHERE s.source_id = :source_id AND s.kind = :kind AND s.experiment_id = :experiment_id AND r.subject_id IS NULL
-AND s.deleted = 0 LIMIT 20000;
+WHERE s.id > :after AND +s.source_id = :source_id AND +s.kind = :kind AND s.experiment_id = :experiment_id
+AND r.subject_id IS NULL AND s.deleted = 0 ORDER BY s.id LIMIT :limit;
+
+-- Whether a run or model of any source with that id has an identity on a destination (a store under two names).
+-- name: key_is_bound
+SELECT 1 FROM source
+CROSS JOIN subject s ON s.source_id = source.id AND s.kind = :kind AND s.key = :key
+CROSS JOIN remote r ON r.destination_id = :destination_id AND r.subject_id = s.id LIMIT 1;
 
 -- name: unchecked
 SELECT r.subject_id, s.kind, s.key, r.remote_id, e.remote_id FROM remote r

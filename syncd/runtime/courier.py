@@ -22,6 +22,7 @@ from tenacity.wait import wait_exponential, wait_random_exponential
 from syncd.core.breaker import Breaker, IsolatedFailures
 from syncd.core.concurrency import AdaptiveLimit
 from syncd.errors import AuthFailed, DestinationError, OutcomeUnknown, Rejected, Transient
+from syncd.runtime.slots import Slots
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -70,8 +71,7 @@ class Courier:
     ) -> None:
         self._name = name
         self._limit = AdaptiveLimit(most=most)
-        self._in_flight = 0
-        self._place = asyncio.Condition()
+        self._slots = Slots(self._limit)
         self._breaker = Breaker()
         self._probing = asyncio.Lock()
         self._recovered = asyncio.Event()
@@ -82,12 +82,13 @@ class Courier:
         self._monotonic = monotonic
         self.state = DestinationState()
 
-    async def call(self, send: Callable[[], Awaitable[T]], *, repeat_unknown: bool = True) -> T:
+    async def call(self, send: Callable[[], Awaitable[T]], *, repeat_unknown: bool = True, urgent: bool = False) -> T:
         """Make the call until it is answered.
 
         Args:
             send: makes one attempt.
             repeat_unknown: whether an attempt that may have been applied may simply be made again.
+            urgent: whether it goes before the other calls that wait for their turn.
 
         Raises:
             Rejected: the server refuses the call for good.
@@ -110,7 +111,7 @@ class Courier:
         ):
             with attempt:
                 try:
-                    return await self._attempt(send)
+                    return await self._attempt(send, urgent=urgent)
                 except AuthFailed as error:
                     refusals.failed(self._breaker)
                     await self._give_way_to_others(error)
@@ -143,8 +144,8 @@ class Courier:
             told = {"doing": error.doing, "target": error.target, "hint": error.hint}
             raise RefusedForNow(error.message, **told) from error
 
-    async def _attempt(self, send: Callable[[], Awaitable[T]]) -> T:
-        async with self._slot(), self._admission():
+    async def _attempt(self, send: Callable[[], Awaitable[T]], *, urgent: bool) -> T:
+        async with self._slots.one(urgent=urgent), self._admission():
             attempt = self._breaker.begin()
             try:
                 result = await send()
@@ -171,18 +172,6 @@ class Courier:
     async def _quiet_is_over(self) -> None:
         while (left_s := self._quiet_until_s - self._monotonic()) > 0:  # noqa: ASYNC110 - it may have been prolonged
             await asyncio.sleep(left_s)
-
-    @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        async with self._place:
-            await self._place.wait_for(lambda: self._in_flight < self._limit.value)
-            self._in_flight += 1
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-            async with self._place:
-                self._place.notify(self._limit.value)
 
     async def _answered(self, attempt: int) -> None:
         self._limit.succeeded()

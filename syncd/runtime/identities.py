@@ -1,15 +1,17 @@
 """Identities: which remote experiment, run or model is which local one. Creates what is missing, once.
 
 A run is looked up by its source tag before it is created, and again before a create that was refused or whose answer
-was lost is repeated. Only an experiment that this process has created a moment ago is known to be empty. Two daemons
-that create the same run in the same moment find both afterwards (``twins``), choose the same one and the loser
-discards its own.
+was lost is repeated. Only an experiment that this process has created a moment ago is known to be empty. Each run
+carries the session of the process that created it, so that a look can leave out what this process has created and
+knows. Two daemons that create the same run in the same moment find both afterwards (``twins``), choose the same one
+and the loser discards its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -33,8 +35,10 @@ log = structlog.get_logger(__name__)
 
 # Tags put into the create call; the rest follows by log-batch.
 CREATE_TAGS = 90
-# What a look found missing may be created without another look for so long.
+# What a look found missing may be created without another look for so long after its answer.
 LOOK_HOLDS_S = 1.0
+# A look asks for the runs that are created next, too: one request may tell about all.
+LOOK_AHEAD = 7
 # A model's run is stated within seconds of the model, if it is in the store at all.
 RUN_PATIENCE_MS = 10_000
 
@@ -51,12 +55,14 @@ class Identities:
     ) -> None:
         self._channel = channel
         self._wall_ms = wall_ms
-        self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+        self._session = uuid.uuid4().hex
+        self._locks: WeakValueDictionary[object, asyncio.Lock] = WeakValueDictionary()
         self._monotonic = monotonic
         self._created_s: dict[str, float] = {}  # when this process created an experiment
         self._created_tags: dict[int, Mapping[str, str]] = {}
         self._looking: dict[tuple[str, str], asyncio.Lock] = {}
         self._looked: dict[tuple[str, str], dict[str, tuple[RemoteSubject | None, float]]] = {}
+        self._uncertain: set[str] = set()  # what this process may have created and has not recorded
 
     def created_tags(self, subject_id: int) -> Mapping[str, str]:
         """Return, once, the tags that went with the create of that run in this process."""
@@ -87,8 +93,9 @@ class Identities:
                 case None:
                     raise HeadUnknown(f"{subject.key.kind} {subject.key.id} has not been described by its source yet")
 
-    async def _bind(self, subject_id: int, binding: Binding) -> Binding:
-        await self._channel.journal.do(Journal.bind, self._channel.id, subject_id, binding)
+    async def _bind(self, subject: Subject, binding: Binding) -> Binding:
+        await self._channel.journal.do(Journal.bind, self._channel.id, subject.id, binding)
+        self._uncertain.discard(subject.key.id)
         return binding
 
     async def _bind_experiment(self, subject: Subject, head: ExperimentSeen) -> Binding:
@@ -97,7 +104,7 @@ class Identities:
             self._created_s[remote.id] = self._monotonic()
         if remote.name != head.name:
             await self._tell_whole_name(remote.id, head.name)
-        return await self._bind(subject.id, Binding(remote.id, "", adopted=not remote.created, appends=remote.appends))
+        return await self._bind(subject, Binding(remote.id, "", adopted=not remote.created, appends=remote.appends))
 
     async def _ensure_experiment(self, name: str) -> RemoteExperiment:
         while True:
@@ -169,14 +176,15 @@ class Identities:
             parent = await self.remote_run(subject.source_id, head.parent_run_id, above=above)
             tags[source_tags.PARENT_RUN_ID] = parent.remote_id if parent else head.parent_run_id
         request = CreateRun(experiment.remote_id, head.name or head.subject.id, head.user_id, head.start_time_ms, tags)
-        remote, request = await self._find_or_create_run(subject, experiment.remote_id, request)
-        # Before it is recorded: should this process end here, the next one finds the run and tells them again.
-        await self._tell_children(subject, remote.id)
-        if not remote.adopted:
-            self._created_tags[subject.id] = {**request.tags, source_tags.RUN_NAME: request.name}
-        return await self._bind(
-            subject.id, Binding(remote.id, remote.artifact_root, remote.adopted, experiment.appends)
-        )
+        async with self._alone(subject):
+            remote, request = await self._find_or_create_run(subject, experiment.remote_id, request)
+            # Before it is recorded: should this process end here, the next one finds the run and tells them again.
+            await self._tell_children(subject, remote.id)
+            if not remote.adopted:
+                self._created_tags[subject.id] = {**request.tags, source_tags.RUN_NAME: request.name}
+            return await self._bind(
+                subject, Binding(remote.id, remote.artifact_root, remote.adopted, experiment.appends)
+            )
 
     async def _tags_for_create(self, subject: Subject) -> dict[str, str]:
         """Return what tells where the run comes from, and the first of its own tags."""
@@ -187,6 +195,7 @@ class Identities:
         own = {
             source_tags.SOURCE_RUN_ID: subject.key.id,
             source_tags.SOURCE: self._channel.source_names[subject.source_id],
+            source_tags.SESSION: self._session,
         }
         return {**dict(islice(stated.items(), CREATE_TAGS)), **own}
 
@@ -234,13 +243,18 @@ class Identities:
         request = CreateModel(
             experiment.remote_id, head.name, head.model_type, run.remote_id if run else "", first, tags
         )
-        remote = await self._find_or_create(subject, experiment.remote_id, request)
-        if rest:
-            more = LogModelParams(remote.id, rest)
-            await self._channel.courier.call(lambda: self._channel.destination.send(more))
-        return await self._bind(
-            subject.id, Binding(remote.id, remote.artifact_root, remote.adopted, experiment.appends)
-        )
+        async with self._alone(subject):
+            remote = await self._find_or_create(subject, experiment.remote_id, request)
+            if rest:
+                more = LogModelParams(remote.id, rest)
+                await self._channel.courier.call(lambda: self._channel.destination.send(more))
+            return await self._bind(
+                subject, Binding(remote.id, remote.artifact_root, remote.adopted, experiment.appends)
+            )
+
+    def _alone(self, subject: Subject) -> asyncio.Lock:
+        """Return the lock of its id: the same run may be here twice, of a store that is read under two names."""
+        return self._locks.setdefault((subject.key.kind, subject.key.id), asyncio.Lock())
 
     async def _find_or_create(
         self, subject: Subject, experiment_id: str, request: CreateRun | CreateModel
@@ -253,42 +267,48 @@ class Identities:
         channel = self._channel
         kind, key = subject.key.kind, subject.key.id
         looked_s = self._created_s.get(experiment_id, float("-inf"))
-        if self._monotonic() - looked_s > LOOK_HOLDS_S:
+        certain = key not in self._uncertain and not await channel.journal.do(
+            Journal.is_key_bound, channel.id, subject.key
+        )
+        if certain and self._monotonic() - looked_s > LOOK_HOLDS_S:
             found, looked_s = await self._first_look(subject, experiment_id)
             if found is not None:
                 return found
 
         async def look_and_create() -> RemoteSubject:
             nonlocal looked_s
-            if self._monotonic() - looked_s > LOOK_HOLDS_S:
+            if not certain or self._monotonic() - looked_s > LOOK_HOLDS_S:
                 there = (await channel.destination.find(kind, experiment_id, [key])).get(key)
                 if there is not None:
                     return there
             looked_s = float("-inf")  # whatever becomes of this create, another one looks first
+            self._uncertain.add(key)
             return await channel.destination.create(request)
 
-        return await channel.courier.call(look_and_create)
+        return await channel.courier.call(look_and_create, urgent=True)
 
     async def _first_look(self, subject: Subject, experiment_id: str) -> tuple[RemoteSubject | None, float]:
-        """Look the subject up, and with it all others of its experiment that will be looked up next.
+        """Look the subject up, and with it others of its experiment that will be created next.
+
+        The first look at an experiment is for all of them, which tells about a store that is brought over again.
 
         Returns:
-            What is there, and when that was asked (monotonic s).
+            What is there, and when that was answered (monotonic s).
         """
+        channel = self._channel
         kind, key = subject.key.kind, subject.key.id
         lock = self._looking.setdefault((kind, experiment_id), asyncio.Lock())
         async with lock:
+            ahead = {"after": subject.id, "limit": LOOK_AHEAD} if (kind, experiment_id) in self._looked else {}
             looked = self._looked.setdefault((kind, experiment_id), {})
-            if key not in looked:
-                keys = await self._channel.journal.do(
-                    Journal.unbound_keys, self._channel.id, subject.source_id, subject.experiment_id or 0, kind
+            if self._monotonic() - looked.get(key, (None, float("-inf")))[1] > LOOK_HOLDS_S:
+                keys = await channel.journal.do(Journal.unbound_keys, channel.id, subject, **ahead)
+                wanted = {key, *keys} - self._uncertain
+                found = await channel.courier.call(
+                    lambda: channel.destination.find(kind, experiment_id, wanted, besides=self._session), urgent=True
                 )
-                wanted = {key, *keys}
-                asked_s = self._monotonic()
-                found = await self._channel.courier.call(
-                    lambda: self._channel.destination.find(kind, experiment_id, wanted)
-                )
-                looked.update({one: (found.get(one), asked_s) for one in wanted})
+                answered_s = self._monotonic()
+                looked.update({one: (found.get(one), answered_s) for one in wanted})
             return looked.pop(key)
 
     async def twins(self, before_ms: int) -> list[tuple[int, RemoteSubject]]:
@@ -319,8 +339,9 @@ class Identities:
         self, kind: str, experiment_id: str, mine: list[CreatedSubject]
     ) -> list[tuple[int, RemoteSubject]]:
         keys = {one.key for one in mine}
-        found = await self._channel.courier.call(lambda: self._channel.destination.find(kind, experiment_id, keys))
-        # Two of mine may be one run: a store that is read under two names.
+        found = await self._channel.courier.call(
+            lambda: self._channel.destination.find(kind, experiment_id, keys, besides=self._session)
+        )
         return [
             (one.subject_id, found[one.key]) for one in mine if one.key in found and found[one.key].id != one.remote_id
         ]
@@ -340,4 +361,4 @@ class Identities:
             log.info("the second one is already gone", kind=kind, id=binding.remote_id, answer=str(error))
         if kind == "run":
             await self._tell_children(subject, other.id)
-        await self._bind(subject_id, Binding(other.id, other.artifact_root, adopted=True, appends=binding.appends))
+        await self._bind(subject, Binding(other.id, other.artifact_root, adopted=True, appends=binding.appends))

@@ -24,6 +24,7 @@ READS = frozenset(
         Journal.binding,
         Journal.bound_children,
         Journal.find_subject,
+        Journal.is_key_bound,
         Journal.note_of,
         Journal.pending,
         Journal.subject,

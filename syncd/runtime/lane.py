@@ -214,7 +214,8 @@ class Lane:
         await self._settlement.flush()
         await self._keep_long_name(subject, overflow)
         due_s = await overflow.write(whole=self._channel.hurries or _is_end(heads))
-        outcome = await self._deliver_head(heads, binding, held)
+        name_there = held.name if held is not None else created_tags.get(source_tags.RUN_NAME, "")
+        outcome = await self._deliver_head(heads, binding, name_there, held)
         if outcome is Outcome.DONE and due_s is not None:
             self.later_s, self.gathers = due_s, True
             return Outcome.LATER
@@ -229,7 +230,9 @@ class Lane:
                 return await self._channel.courier.call(lambda: self._channel.reader.run(binding.remote_id))
         return None
 
-    async def _deliver_head(self, heads: list[Change], binding: Binding, held: RemoteRun | None) -> Outcome:
+    async def _deliver_head(
+        self, heads: list[Change], binding: Binding, name_there: str, held: RemoteRun | None
+    ) -> Outcome:
         """Send name, status and end once everything else has arrived."""
         if await self._channel.journal.do(Journal.waits_before_head, self._channel.id, self._subject_id):
             return Outcome.LATER
@@ -238,7 +241,7 @@ class Lane:
         stated = [change for change in heads if change.kind == "head"]
         head = decode_head(stated[-1].body) if stated else None
         if isinstance(head, RunSeen):
-            await self._update_run(binding, head, held)
+            await self._update_run(binding, head, name_there, held)
         await self._settlement.add(Section.HEAD, [change.seq for change in heads])
         note = "deleted in the store, kept here" if heads[-1].kind == "deleted" else ""
         await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, note)
@@ -249,13 +252,14 @@ class Lane:
         if held_name(name, self._channel.limits.run_name_length) != name:
             await overflow.keep("tags", {source_tags.RUN_NAME: name})
 
-    async def _update_run(self, binding: Binding, head: RunSeen, held: RemoteRun | None) -> None:
+    async def _update_run(self, binding: Binding, head: RunSeen, name_there: str, held: RemoteRun | None) -> None:
         while True:
             name = held_name(head.name or head.subject.id, self._channel.limits.run_name_length)
             if held is not None and (held.name, held.status, held.end_time_ms) == (name, head.status, head.end_time_ms):
                 return
+            new_name = name if name != name_there else ""
             try:
-                await self._send(UpdateRun(binding.remote_id, name, head.status, head.end_time_ms))
+                await self._send(UpdateRun(binding.remote_id, new_name, head.status, head.end_time_ms))
             except OverLimit as error:
                 if not self._channel.learn(error):
                     raise

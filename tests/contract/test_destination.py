@@ -27,7 +27,7 @@ from syncd.core.requests import (
     SetModelTags,
     UpdateRun,
 )
-from syncd.core.source_tags import SOURCE_MODEL_ID, SOURCE_RUN_ID
+from syncd.core.source_tags import SESSION, SOURCE_MODEL_ID, SOURCE_RUN_ID
 from syncd.destinations.base import (
     Destination,
     DestinationReader,
@@ -39,7 +39,7 @@ from syncd.destinations.base import (
 from syncd.destinations.local_upload import LocalUpload
 from syncd.destinations.mlflow_reader import MlflowReader
 from syncd.destinations.mlflow_rest import MlflowRest
-from syncd.destinations.mlflow_server import MlflowServer
+from syncd.destinations.mlflow_server import FOREIGN_AT_MOST, MlflowServer
 from syncd.errors import Rejected, SubjectGone, Transient
 from syncd.rest.uploads import BytesUpload
 from tests.standins.fake_destination import FakeDestination
@@ -154,6 +154,20 @@ async def test_find_by_source_tag(both: Both) -> None:
     found = (await both.writer.find("run", both.experiment.id, ["it's"])).get("it's")
     assert found == RemoteSubject(created.id, created.artifact_root, adopted=True)
     assert [run.id for run in await both.reader.runs_by_source(both.experiment.id, "it's")] == [created.id]
+
+
+@pytest.mark.parametrize("others", [1, FOREIGN_AT_MOST + 1], ids=["few others", "many others"])
+async def test_what_other_sessions_created_is_found_besides_ones_own(both: Both, others: int) -> None:
+    experiment = await both.writer.ensure_experiment(f"shared by {others} {uuid.uuid4().hex}")
+    of_others = [
+        await both.new_run(f"s{number}", experiment_id=experiment.id, tags={SOURCE_RUN_ID: f"s{number}", SESSION: "b"})
+        for number in range(others)
+    ]
+    own = await both.new_run(experiment_id=experiment.id, tags={SOURCE_RUN_ID: "mine", SESSION: "a"})
+    for _ in range(2):
+        found = await both.writer.find("run", experiment.id, ["s0", "nowhere"], besides="a")
+        assert {key: one.id for key, one in found.items()} == {"s0": of_others[0].id}
+    assert (await both.writer.find("run", experiment.id, ["mine"], besides="b"))["mine"].id == own.id
 
 
 async def test_of_two_runs_all_sides_find_the_same_until_one_is_discarded(both: Both) -> None:

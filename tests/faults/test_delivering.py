@@ -22,7 +22,7 @@ from syncd.core.facts import (
 )
 from syncd.core.filters import Filter
 from syncd.core.requests import CreateRun, LogBatch, SetExperimentTags
-from syncd.core.source_tags import PARENT_RUN_ID, SOURCE_RUN_ID
+from syncd.core.source_tags import PARENT_RUN_ID, SESSION, SOURCE_RUN_ID
 from syncd.errors import AuthFailed, Rejected, Transient
 from syncd.runtime.courier import FORBIDDEN_ALONE, POISON_AFTER_S, POISON_FAULTS, Courier
 from syncd.runtime.one_shot import sync_once
@@ -276,6 +276,48 @@ async def test_a_deletion_behind_a_backlog(tmp_path: Path, on_delete: str, was_t
             assert rig.sums["dead_letters"] == 0
 
 
+# -- looking before creating -------------------------------------------------------------------------------------------
+
+
+@virtually
+async def test_one_look_is_enough_for_the_runs_that_are_created_next(tmp_path: Path) -> None:
+    async with Delivering(tmp_path) as rig:
+        rig.fake.latency_s = 0.1
+        rig.state(experiment())
+        await rig.delivered()
+        looks: list[object] = []
+        rig.fake.judge = lambda method, about: looks.append(about) if method == "find" else None
+        rig.state(*many_runs(80))
+        await rig.delivered()
+        assert_all_there(rig, 80)
+        assert len(looks) <= 80 / 4
+
+
+@virtually
+async def test_a_run_that_was_created_but_not_recorded_is_found_again(tmp_path: Path) -> None:
+    """Its create is answered; what follows is forbidden, so that the pass ends before the run's id is recorded."""
+    async with Delivering(tmp_path) as rig:
+        rig.state(experiment(), head(1, parent=run_key(0).id))
+        await rig.delivered()
+        denied: list[object] = []
+
+        def judge(method: str, about: object) -> Exception | None:
+            if isinstance(about, LogBatch) and PARENT_RUN_ID in about.tags:
+                denied.append(about)
+                return AuthFailed("403: the child takes no tag")
+            return None
+
+        rig.fake.judge = judge
+        rig.state(*many_runs(1))
+        for step in range(120):
+            rig.state(points(1, [step]))
+            await asyncio.sleep(1.0)
+        assert len(denied) > FORBIDDEN_ALONE
+        rig.fake.judge = lambda method, about: None
+        await rig.delivered()
+        assert_all_there(rig, 1)
+
+
 # -- twins -------------------------------------------------------------------------------------------------------------
 
 
@@ -351,7 +393,7 @@ async def test_a_twin_check_refused_for_one_experiment_is_made_for_the_others(
 async def twin_of(rig: Delivering, number: int) -> str:
     """Create the same run as another daemon would; return its id, which is the smaller one."""
     own = rig.run(run_key(number).id)
-    tagged = {SOURCE_RUN_ID: run_key(number).id}
+    tagged = {SOURCE_RUN_ID: run_key(number).id, SESSION: "another"}
     created = await rig.fake.create(CreateRun(own.experiment_id, own.name, "", None, tagged))
     twin = rig.fake.runs.pop(created.id)
     twin.id = f"{0:031x}{number}"

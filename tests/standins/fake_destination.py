@@ -35,7 +35,7 @@ from syncd.core.requests import (
     SetModelTags,
     UpdateRun,
 )
-from syncd.core.source_tags import SOURCE_MODEL_ID, SOURCE_RUN_ID
+from syncd.core.source_tags import SESSION, SOURCE_MODEL_ID, SOURCE_RUN_ID
 from syncd.destinations.base import (
     RemoteExperiment,
     RemoteFile,
@@ -143,12 +143,17 @@ class FakeDestination:
         identity = self._experiments[name].id
         return RemoteExperiment(identity, name, created, self.appends, dict(self._experiment_tags[identity]))
 
-    async def find(self, kind: str, experiment_id: str, source_ids: Collection[str]) -> Mapping[str, RemoteSubject]:
+    async def find(
+        self, kind: str, experiment_id: str, source_ids: Collection[str], *, besides: str = ""
+    ) -> Mapping[str, RemoteSubject]:
         await self._begin("find", (kind, experiment_id))
         found = {}
         for source_id in source_ids:
             if kind == "run":
-                ids = [r.id for r in await self.runs_by_source(experiment_id, source_id)]
+                runs = await self.runs_by_source(experiment_id, source_id)
+                ids = [run.id for run in runs]
+                if besides and all(run.tags.get(SESSION) == besides for run in runs):
+                    continue
             else:
                 ids = [m.id for m in await self.models_by_source(experiment_id, source_id)]
             if ids:

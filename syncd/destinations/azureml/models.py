@@ -129,8 +129,8 @@ class RunModels:
         """Lay the model into its run, or return the one that is there."""
         source_id = request.tags.get(SOURCE_MODEL_ID, "")
         run_id = request.source_run_id or await self._holder(request, source_id)
-        root = (await self._reader.run(run_id)).artifact_root
-        async with self._creating.setdefault(run_id, asyncio.Lock()):
+        async with self._creating.setdefault(run_id, asyncio.Lock()):  # who comes first gets the plain name
+            root = (await self._reader.run(run_id)).artifact_root
             made = await self._lay(root, request, source_id)
         if request.source_run_id and not made.adopted:
             self._laid[source_id] = root

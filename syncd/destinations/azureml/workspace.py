@@ -67,10 +67,12 @@ class AzuremlWorkspace:
         """Return the experiment of that name, created if it was missing. Rejected if it is deleted there."""
         return await self._tracking.ensure_experiment(name)
 
-    async def find(self, kind: str, experiment_id: str, source_ids: Collection[str]) -> Mapping[str, RemoteSubject]:
+    async def find(
+        self, kind: str, experiment_id: str, source_ids: Collection[str], *, besides: str = ""
+    ) -> Mapping[str, RemoteSubject]:
         """Return the runs or models by their source tag; of several, all callers get the same one."""
         if kind == "run":
-            return await self._tracking.find(kind, experiment_id, source_ids)
+            return await self._tracking.find(kind, experiment_id, source_ids, besides=besides)
         return await self._models.find(experiment_id, source_ids)
 
     async def create(self, request: CreateRun | CreateModel) -> RemoteSubject:
