@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from syncd.configuration.credentials import is_loopback, with_environment_credentials
 from syncd.configuration.locating import KeyLines
+from syncd.configuration.message_settings import WebhookSettings
 from syncd.configuration.model import (
     Configuration,
     DaemonSettings,
@@ -131,6 +132,9 @@ def _read(root: Table) -> Configuration:
     _refuse_duplicates(source_tables)
     _refuse_duplicates(destination_tables)
     _refuse_duplicates(sink_tables)
+    for table in source_tables:
+        if not root.has("http") and table.content.get("kind") == WebhookSettings.kind:
+            table.refuse("kind", "webhooks come by the daemon's HTTP server: [http] is needed", "add [http]")
     for name in ("sources", "destinations"):
         if root.content.get(name, []) == []:
             document.refuse((), f"there is no [[{name}]]", "at least one source and one destination are needed")

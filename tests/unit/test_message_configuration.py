@@ -9,7 +9,7 @@ import pytest
 from syncd.configuration import Configuration, InvalidConfiguration, Problem, WebhookSettings, parse
 from syncd.configuration.secret import Secret
 
-DESTINATION = '[[destinations]]\nname = "workspace"\nuri = "https://mlflow.example.org"\n'
+DESTINATION = '[[destinations]]\nname = "workspace"\nuri = "https://mlflow.example.org"\n[http]\n'
 HOOK = "[[sources]]\nname = 'hook'\nkind = 'webhook'\n"
 ENVIRONMENT = {"NEW": "whsec_bmV3", "OLD": "whsec_b2xk", "TOKEN": "a-token-that-is-long", "BAD": "whsec_!"}
 FILE = Path("/etc/syncd/syncd.toml")
@@ -91,6 +91,17 @@ def test_a_mistake_in_a_webhook_is_named(keys: str, line: int, key: str, message
     assert (problem.line, problem.key) == (line, f"sources[0]{key}")
     assert message in problem.message
     assert hint in problem.hint
+
+
+def test_a_webhook_needs_an_http_server() -> None:
+    with pytest.raises(InvalidConfiguration) as caught:
+        parse(
+            (HOOK + "token = { env = 'TOKEN' }\n" + DESTINATION).replace("[http]\n", ""),
+            file=FILE,
+            environment=ENVIRONMENT,
+        )
+    [problem] = caught.value.problems
+    assert (problem.line, problem.key, problem.hint) == (3, "sources[0].kind", "add [http]")
 
 
 def test_a_secret_of_a_list_that_is_written_out_is_warned_of() -> None:
