@@ -185,8 +185,9 @@ class TestFolders:
         with pytest.raises(NameNotHeld, match="a model of the run"):
             await case.writer.upload(case.run, BytesUpload("model/MLmodel", b"the run's"))
         await case.writer.upload(case.run, BytesUpload("model/MLmodel", b"the model's"))  # is there already
-        with pytest.raises(NameNotHeld, match="kept for models"):
-            await case.writer.upload(case.run, BytesUpload("syncd/models/x/1.json", b"{}"))
+        for noted in ("syncd/models/x/1.json", "syncd/model_links/x-1.json", "syncd/datastores/x/1.json"):
+            with pytest.raises(NameNotHeld, match="kept for what syncd notes"):
+                await case.writer.upload(case.run, BytesUpload(noted, b"{}"))
         await case.writer.upload(made, BytesUpload("MLmodel", b"the model's, later"))
         assert case.stored("model/MLmodel") == b"the model's, later"
 

@@ -26,7 +26,7 @@ from syncd.azure.blob_upload import BlobDoor, BlobUpload, Blocks
 from syncd.azure.storage_errors import StorageForbidden
 from syncd.destinations.azureml.history import PATHS_PER_CALL, RunHistory
 from syncd.destinations.azureml.registering import Registrations
-from syncd.destinations.azureml.shelf import Shelf, is_kept_for_models, model_folders, unholdable
+from syncd.destinations.azureml.shelf import Shelf, is_reserved, model_folders, unholdable
 from syncd.destinations.base import RemoteFile, RemoteSubject, Upload
 from syncd.errors import NameNotHeld, Rejected
 
@@ -74,7 +74,7 @@ class RunArtifacts:
         reason = unholdable(path)
         if not shelf.folder:
             self._note_top(shelf, path)
-            reason = reason or ("it is kept for models" if is_kept_for_models(path, ()) else "")
+            reason = reason or ("it is kept for what syncd notes" if is_reserved(path, ()) else "")
         if reason:
             raise _not_held(f"a workspace cannot be trusted to keep this name: {reason}", "UNHOLDABLE_NAME", path)
         known = self._under_way.get(artifact)
@@ -141,7 +141,7 @@ class RunArtifacts:
 
     async def _refuse_in_model(self, known: _UnderWay) -> None:
         """Keep a run's own artifact from taking the place of a file of a model."""
-        if is_kept_for_models(known.path, model_folders(await self.paths(known.shelf))):
+        if is_reserved(known.path, model_folders(await self.paths(known.shelf))):
             raise _not_held("a model of the run has a file of this name there", "ARTIFACT_EXISTS", known.path)
 
     async def _is_held(self, known: _UnderWay) -> bool:
@@ -169,7 +169,7 @@ class RunArtifacts:
         for path in paths:
             name = shelf.outside(path)
             if name is not None:
-                yield RemoteFile(name, None, is_own=not is_kept_for_models(name, folders))
+                yield RemoteFile(name, None, is_own=not is_reserved(name, folders))
 
     async def paths(self, shelf: Shelf) -> list[str]:
         """Return the paths of all artifacts of a run."""

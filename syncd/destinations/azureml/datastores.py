@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from dataclasses import replace
 from typing import Final
 from urllib.parse import quote
 from weakref import WeakKeyDictionary
@@ -233,8 +232,7 @@ class ArtifactsWithDatastores:
             yield RemoteFile(path, None)
         async for file in self._artifacts.files(subject):
             if file.path not in references:
-                is_reference = not shelf.folder and file.path.startswith(f"{DATASTORES_FOLDER}/")
-                yield replace(file, is_own=False) if is_reference else file
+                yield file
 
     async def content(self, subject: RemoteSubject, path: str) -> AsyncIterator[bytes]:
         """Yield the bytes of one file in pieces, wherever they lie."""

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, unquote
 
-from syncd.core.source_tags import MODEL_LINKS_FOLDER, MODELS_FOLDER, OVERFLOW_FOLDER
+from syncd.core.source_tags import DATASTORES_FOLDER, MODEL_LINKS_FOLDER, MODELS_FOLDER, OVERFLOW_FOLDER
 from syncd.destinations.base import RemoteSubject
 from syncd.errors import Rejected
 
 _ROOT: Final = re.compile(r"/experiments/([^/?#]+)/runs/([^/?#]+)/artifacts(?:/([^?#]+))?/?$")
+_NOTES: Final = tuple(f"{folder}/" for folder in (MODELS_FOLDER, MODEL_LINKS_FOLDER, DATASTORES_FOLDER))
 # Of Azure Storage: a blob's name has at most 1,024 characters, of which the service's own prefix takes some, and 254
 # parts; no part ends with a dot (learn.microsoft.com "Naming containers, blobs, and metadata", read 2026-11).
 NAME_MAX_LENGTH: Final = 1024
@@ -82,11 +83,9 @@ def model_folders(paths: Iterable[str]) -> set[str]:
     return {folder for folder, slash, _ in (path.partition("/") for path in inner) if slash}
 
 
-def is_kept_for_models(path: str, folders: Collection[str]) -> bool:
-    """Whether an artifact of a run is a file of a model, or says something of models."""
-    if path.startswith((f"{MODELS_FOLDER}/", f"{MODEL_LINKS_FOLDER}/")):
-        return True
-    return path.partition("/")[0] in folders
+def is_reserved(path: str, folders: Collection[str]) -> bool:
+    """Whether an artifact of a run is none of its own: a file in the folder of a model, or what syncd notes."""
+    return path.partition("/")[0] in folders or path.startswith(_NOTES)
 
 
 def unholdable(path: str) -> str:
