@@ -97,7 +97,7 @@ class Lane:
         try:
             left_out = await self._channel.journal.do(Journal.note_of, self._channel.id, self._subject_id) == FILTERED
             binding = await self._identities.ensure(self._subject_id)
-            if subject.source_id in self._channel.shared and not (binding.adopted or binding.checked):
+            if self._may_have_twin(subject, binding):
                 # Should another daemon's twin be kept instead, what was sent to ours could not be read again.
                 return Outcome.LATER
             if left_out:
@@ -118,6 +118,11 @@ class Lane:
         finally:
             await self._settlement.flush()
         return outcome
+
+    def _may_have_twin(self, subject: Subject, binding: Binding) -> bool:
+        """Say whether another daemon may have created it as well; an experiment cannot, its name is its identity."""
+        shared = subject.source_id in self._channel.shared and subject.key.kind != "experiment"
+        return shared and not (binding.adopted or binding.checked)
 
     # -- what the destination does not want ------------------------------------------------------------------------
 
