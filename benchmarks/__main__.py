@@ -17,6 +17,7 @@ from benchmarks.following import daemon_at_rest
 from benchmarks.live import latency, writer
 from benchmarks.results import Others, Row, print_table
 from benchmarks.syncing import sync_points, sync_runs
+from benchmarks.telling import events
 from benchmarks.workspace_artifacts import workspace_artifact
 
 BENCHMARKS: dict[str, Callable[[Path], Iterator[Row]]] = {
@@ -28,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "daemon": daemon_at_rest,
     "latency": latency,
     "writer": writer,
+    "events": events,
     "workspace-artifact": workspace_artifact,
 }
 

@@ -48,6 +48,12 @@ STEPS = {
 }
 # Only on a store that appends.
 APPENDING_STEPS = {"journal.mark_attempted": "syncd.journal.journal:Journal.mark_attempted"}
+# Only in a daemon that has a sink.
+EVENT_STEPS = {
+    "outbox.register_sinks": "syncd.journal.outbox:register_sinks",
+    "outbox.move_sink": "syncd.journal.outbox:move_sink",
+    "sink.send": "syncd.sinks.webhook:WebhookSink.send",
+}
 # Steps of ``MlflowServer.send`` by what is sent.
 REQUESTS = (
     "LogBatch of values",
@@ -86,7 +92,7 @@ class Failpoint:
             wanted = self.step.removeprefix("send ")
             _wrap(SEND, self, lambda arguments: _request_name(arguments[1]) == wanted)
         else:
-            _wrap({**STEPS, **APPENDING_STEPS}[self.step], self, lambda arguments: True)
+            _wrap({**STEPS, **APPENDING_STEPS, **EVENT_STEPS}[self.step], self, lambda arguments: True)
 
 
 def _request_name(request: object) -> str:

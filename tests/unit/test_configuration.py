@@ -110,8 +110,7 @@ token = { env = "TOKEN" }
     assert (configuration.http.host, configuration.http.port) == ("127.0.0.1", 8700)
     assert configuration.http.token is not None
     assert configuration.http.token.reveal() == "t0ken"
-    [warning] = configuration.warnings
-    assert f"{FILE}:22: http: this version does not serve HTTP yet" in warning
+    assert configuration.warnings == ()
 
 
 def test_every_key_of_a_source_is_read() -> None:
