@@ -53,7 +53,7 @@ async def _follow(folder: Path, store: Path, url: str) -> tuple[dict[tuple[str, 
 
 def _end_runs(store: Path, ended_s: dict[str, float]) -> None:
     for number in range(RUNS):
-        run = f"{number + 1:032x}"
+        run = f"a{number:031x}"  # YAML would read digits alone as a number
         write_run(store / EXPERIMENT / run, metrics=1, steps=2, number=number, status=3)
         ended_s[run] = time.time()
         time.sleep(PAUSE_S)
