@@ -73,7 +73,8 @@ async def running(
     source = source or InMemorySource("bus")
     daemon = {key: options.pop(key) for key in ("journal_max_bytes",) if key in options}
     stores = options.pop("stores", [])
-    settings = MessageOptions(**{"name": "bus", "experiment": experiment, "start_patience_s": 0.5, **options})
+    options_of = options.pop("options_of", MessageOptions)
+    settings = options_of(**{"name": "bus", "experiment": experiment, "start_patience_s": 0.5, **options})
     pipeline = Pipeline(
         Journal.open(state_dir),
         daemon=DaemonSettings(state_dir=state_dir, flush_interval_s=0.05, **daemon),
@@ -378,3 +379,29 @@ async def test_a_refused_message_is_taken_when_it_is_tried_again(
         await case.settled()
         [run] = await asyncio.to_thread(case.runs)
         assert [file.path for file in case.client.list_artifacts(run.info.run_id)] == ["a"]
+
+
+class SharedOptions(MessageOptions):
+    """A source that several daemons read, as those of a queue."""
+
+    @property
+    def is_shared(self) -> bool:
+        return True
+
+
+async def test_daemons_that_share_a_queue_bring_one_run_together(
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str
+) -> None:
+    """Both are told of the same new runs in the same moment; each gets half of the points."""
+    first = running(tmp_path / "1", mlflow_server, experiment, options_of=SharedOptions)
+    second = running(tmp_path / "2", mlflow_server, experiment, options_of=SharedOptions)
+    async with first as one, second as two:
+        for step in range(200):
+            for number in range(5):
+                run = {"id": f"shared-{number}"}
+                (one, two)[step % 2].source.put(event({"run": run, "metrics": [point("m", step, step)]}))
+        await asyncio.gather(one.settled(), two.settled())
+        runs = await asyncio.to_thread(one.runs)
+        assert sorted(run.data.tags[SOURCE_RUN_ID] for run in runs) == [f"shared-{number}" for number in range(5)]
+        for run in runs:
+            assert len(history(one, run, "m")) == 200
