@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from heapq import merge
 
 from syncd.core import source_tags
@@ -88,7 +89,9 @@ class RunVerification:
             detail = "nothing else of it was compared"
             findings.differences.append(Difference("twice", "run", "", key, ids, len(runs), detail=detail))
             return None
-        return await self._back.run(runs[0].id)
+        whole = await self._back.run(runs[0].id)  # which may leave out what it is linked to
+        inputs, outputs = whole.model_inputs or runs[0].model_inputs, whole.model_outputs or runs[0].model_outputs
+        return replace(whole, model_inputs=inputs, model_outputs=outputs)
 
     def _compare_small(
         self,
