@@ -36,6 +36,9 @@ LogFormat = Literal["auto", "json", "plain"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 OnDelete = Literal["keep", "delete"]
 Duplicates = Literal["auto", "ignored", "appended"]
+MAX_CONCURRENCY = 6
+# A workspace is far away and not one small server: what it answers, not what it computes, is waited for.
+WORKSPACE_CONCURRENCY = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +146,7 @@ class DestinationSettings:
     password: Secret | None = None
     token: Secret | None = None
     ca_file: Path | None = None
-    max_concurrency: int = 6
+    max_concurrency: int = MAX_CONCURRENCY
     bwlimit_bytes_s: int | None = None
     duplicates: Duplicates = "auto"
     connect_timeout_s: float = 10.0

@@ -31,6 +31,8 @@ from syncd.configuration.credentials import is_loopback, split_userinfo
 from syncd.configuration.message_settings import WebhookSettings
 from syncd.configuration.message_tables import read_webhook
 from syncd.configuration.model import (
+    MAX_CONCURRENCY,
+    WORKSPACE_CONCURRENCY,
     DestinationSettings,
     Duplicates,
     MessageSourceSettings,
@@ -164,14 +166,14 @@ def _read_workspace_destination(table: Table) -> DestinationSettings | None:
         if table.has(key):
             table.refuse(key, "a workspace is signed in to with a token", 'see "credential"')
     workspace = read_workspace(table)
-    keys = _read_destination_keys(table)
+    keys = _read_destination_keys(table, max_concurrency=WORKSPACE_CONCURRENCY)
     table.refuse_unknown_keys(of="a workspace")
     return (
         DestinationSettings(uri=workspace.address.uri, workspace=workspace, **keys) if workspace is not None else None
     )
 
 
-def _read_destination_keys(table: Table) -> _DestinationKeys:
+def _read_destination_keys(table: Table, *, max_concurrency: int = MAX_CONCURRENCY) -> _DestinationKeys:
     default = DestinationSettings(name="", uri="")
     ca_file = table.path("ca_file") if table.has("ca_file") else None
     if ca_file is not None and not ca_file.is_file():
@@ -179,7 +181,7 @@ def _read_destination_keys(table: Table) -> _DestinationKeys:
     return {
         "name": table.name(),
         "ca_file": ca_file,
-        "max_concurrency": table.integer("max_concurrency", default.max_concurrency, minimum=1),
+        "max_concurrency": table.integer("max_concurrency", max_concurrency, minimum=1),
         "bwlimit_bytes_s": table.size_bytes("bwlimit", 0) if table.has("bwlimit") else None,
         "duplicates": table.choice("duplicates", get_args(Duplicates), default.duplicates),
         "connect_timeout_s": table.seconds("connect_timeout_s", default.connect_timeout_s),

@@ -54,6 +54,13 @@ EVENT_STEPS = {
     "outbox.move_sink": "syncd.journal.outbox:move_sink",
     "sink.send": "syncd.sinks.webhook:WebhookSink.send",
 }
+# Only with a workspace.
+WORKSPACE_STEPS = {
+    "overflow.freeze_segment": "syncd.journal.overflow:freeze_segment",
+    "workspace.create": "syncd.destinations.azureml.workspace:AzuremlWorkspace.create",
+    "workspace.send": "syncd.destinations.azureml.workspace:AzuremlWorkspace.send",
+    "workspace.upload": "syncd.destinations.azureml.workspace:AzuremlWorkspace.upload",
+}
 # Steps of ``MlflowServer.send`` by what is sent.
 REQUESTS = (
     "LogBatch of values",
@@ -92,7 +99,9 @@ class Failpoint:
             wanted = self.step.removeprefix("send ")
             _wrap(SEND, self, lambda arguments: _request_name(arguments[1]) == wanted)
         else:
-            _wrap({**STEPS, **APPENDING_STEPS, **EVENT_STEPS}[self.step], self, lambda arguments: True)
+            _wrap(
+                {**STEPS, **APPENDING_STEPS, **EVENT_STEPS, **WORKSPACE_STEPS}[self.step], self, lambda arguments: True
+            )
 
 
 def _request_name(request: object) -> str:

@@ -221,7 +221,7 @@ def _run_in_files(folder: Path, head: dict[str, Any], artifacts: Path | None) ->
 
 
 def _values(folder: Path) -> dict[str, str]:
-    return {path.relative_to(folder).as_posix(): path.read_text() for path in _files(folder)}
+    return {path.relative_to(folder).as_posix(): path.read_bytes().decode() for path in _files(folder)}
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -25,11 +25,20 @@ def line(point, key="k"):
     return f'{{"key":"{key}","value":{text},"timestamp":{timestamp_ms},"step":{step}}}'.encode()
 
 
-def test_the_limit_rises_by_one_a_round_and_halves_once_a_cooldown():
-    limit = AdaptiveLimit(most=8, start=4, cooldown_s=1.0)
+def test_the_limit_doubles_each_round_until_something_fails_then_rises_by_one_a_round():
+    limit = AdaptiveLimit(most=50, start=4)
+    for _ in range(4):
+        limit.succeeded()
+    assert limit.value == 8
+    limit.failed(0.0)
+    assert limit.value == 4
     for _ in range(5):
         limit.succeeded()
     assert limit.value == 5
+
+
+def test_the_limit_halves_once_a_cooldown():
+    limit = AdaptiveLimit(most=5, start=5, cooldown_s=1.0)
     limit.failed(10.0)
     assert limit.value == 2
     limit.failed(10.5)
