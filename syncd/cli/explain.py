@@ -18,6 +18,8 @@ from syncd.cli.exit_codes import ExitCode
 from syncd.cli.report import print_json, print_table, printable, size_text
 from syncd.cli.runs import answering
 from syncd.core.changes import Section, parse
+from syncd.core.overflow import overflow_path
+from syncd.core.source_tags import OVERFLOW_FOLDER
 from syncd.journal.report import DestinationReport, JournalReport, LetterReport, RunOnDestination, RunReport
 from syncd.runtime.run_listing import run_as_json
 from syncd.runtime.run_state import RunState, state_of
@@ -327,9 +329,8 @@ def _overflow_lines(entries: Sequence[Mapping[str, str]]) -> list[str]:
     for section in dict.fromkeys(entry["section"] for entry in entries):
         keys = [entry["key"] for entry in entries if entry["section"] == section]
         named = ", ".join(keys[:MOST_NAMED]) + (f", … {len(keys) - MOST_NAMED} more" if len(keys) > MOST_NAMED else "")
-        lines.append(
-            f"  kept whole in its artifact syncd/overflow/{section}.json, as the server cannot hold it: {named}"
-        )
+        where = f"{OVERFLOW_FOLDER}/metrics/" if section == "metrics" else overflow_path(section, 1)
+        lines.append(f"  kept whole among its artifacts, in {where}, as the server cannot hold it: {named}")
     return lines
 
 

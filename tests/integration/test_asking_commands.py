@@ -496,14 +496,16 @@ def test_refusals_and_overflow_are_explained_with_what_to_do(asker: Asker) -> No
     asker.refuse(asker.far, 1, Section.SMALL, "tags", b'{"a":"b"}')
     asker.refuse(asker.near, 2, Section.SMALL, "tags", b'{"a":"b"}')
     overflow.keep(asker.journal, asker.near, asker.subject(1), "params", {"long": "x"})
+    overflow.keep(asker.journal, asker.near, asker.subject(1), "metrics", {"m400": "{}"})
     near = asker.explained(1)
     [letter] = near["letters"]
     assert (near["state"], letter["id"], letter["reason"]) == ("dead-letters", 1, "the server says no")
-    assert near["overflow_entries"] == [{"section": "params", "key": "long"}]
+    assert near["overflow_entries"] == [{"section": "metrics", "key": "m400"}, {"section": "params", "key": "long"}]
     text = asker.text(f"explain {run_key(1).id}")
     assert "refused: 2 params: the server says no [400 INVALID_PARAMETER_VALUE] (dead letter 1)" in text
     assert f"syncd dlq retry 1 --state-dir {asker.state_dir}" in text
-    assert "syncd/overflow/params.json" in text
+    assert "in syncd/overflow/params.json," in text
+    assert "in syncd/overflow/metrics/," in text
 
 
 def test_a_journal_that_may_hold_no_more_is_a_reason(
