@@ -43,7 +43,8 @@ class Spent:
 
 def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     """Return the environment that our processes run in."""
-    return {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT), **(extra or {})}
+    given = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}  # as installed
+    return {**given, **ENVIRONMENT, "PYTHONPATH": str(ROOT), **(extra or {})}
 
 
 def measured(command: Sequence[str], *, cwd: Path, extra: dict[str, str] | None = None) -> Spent:

@@ -605,9 +605,11 @@ class JournalCursors:
         return bytes(value) if value is not None else None
 
     def keys(self, prefix: str) -> Iterator[str]:
-        """Yield the committed keys that start with ``prefix``."""
-        rows = self._journal._fetch("cursor_keys", {**self._parameters, "prefix": prefix})
-        yield from (row[0] for row in rows)
+        """Yield the committed keys that start with ``prefix``, in order, a page at a time."""
+        after = ""
+        while rows := self._journal._fetch("cursor_keys", {**self._parameters, "prefix": prefix, "after": after}):
+            yield from (row[0] for row in rows)
+            after = rows[-1][0]
 
 
 class FactIntake:

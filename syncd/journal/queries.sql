@@ -44,7 +44,7 @@ SELECT value FROM cursor WHERE source_id = :source_id AND audience = :audience A
 -- Half-open range of keys with a prefix: [prefix, prefix + U+10FFFF).
 -- name: cursor_keys
 SELECT key FROM cursor WHERE source_id = :source_id AND audience = :audience
-AND key >= :prefix AND key < :prefix || char(1114111) ORDER BY key;
+AND key >= :prefix AND key > :after AND key < :prefix || char(1114111) ORDER BY key LIMIT 500;
 
 -- name: put_cursor
 INSERT INTO cursor (source_id, audience, key, value) VALUES (?, ?, ?, ?)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from heapq import merge
 
 import structlog
 
@@ -310,9 +311,9 @@ class GroupCursors:
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Yield the keys that start with ``prefix``, in order."""
-        keys = {key for key in self._committed.keys(prefix) if key not in self._group}
-        keys |= {key for key, value in self._group.items() if value is not None and key.startswith(prefix)}
-        yield from sorted(keys)
+        group = dict(self._group)  # as it is now: it may be committed before the last key is asked for
+        own = sorted(key for key, value in group.items() if value is not None and key.startswith(prefix))
+        yield from merge((key for key in self._committed.keys(prefix) if key not in group), own)
 
 
 def _cost_bytes(reading: Reading) -> int:

@@ -439,9 +439,9 @@ class _FullPoll:
     def _vanished(self) -> Iterator[Step]:
         """State the deletion of runs and models whose folder is gone while its experiment's is still there."""
         deleted_experiments = self._trashed - self._present_experiments()
-        keys = self._cursors.keys("")
-        heads = [key for key in keys if key.endswith("/head") and key[: -len("/head")] not in self._visits.claimed]
-        for key in heads:
+        for key in self._cursors.keys(""):
+            if not key.endswith("/head") or key[: -len("/head")] in self._visits.claimed:
+                continue
             head = load_state(self._cursors, key)
             where = head.get("w")
             if key.startswith("store:") or not where or head.get("d"):
