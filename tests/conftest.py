@@ -6,10 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from tests.standins.azurite import RunningAzurite
 from tests.standins.mlflow_server import RunningMlflow
 from tests.standins.mosquitto import RunningMosquitto
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("here")
 
 
 @pytest.fixture(autouse=True)

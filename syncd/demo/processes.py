@@ -72,11 +72,12 @@ class Processes:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
         self._started: list[Process] = []
+        self._is_starting = self._is_interrupted = False
         self._handlers = {number: signal.getsignal(number) for number in _ENDING}
 
     def __enter__(self) -> Self:
         for number in _ENDING:
-            signal.signal(number, _interrupt)
+            signal.signal(number, self._interrupt)
         return self
 
     def __exit__(
@@ -91,23 +92,25 @@ class Processes:
 
     def start(self, name: str, command: Sequence[str], *, folder: Path, log: Path) -> Process:
         """Start a process in ``folder`` that writes to ``log``. A terminal's Ctrl-C does not reach it."""
+        self._is_starting = True
         with log.open("ab") as output:
-            process = Process(
-                name,
-                subprocess.Popen(  # noqa: S603 - the demo's own commands
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    cwd=folder,
-                    env=self._environment,
-                    start_new_session=True,
-                ),
-                log,
+            popen = subprocess.Popen(  # noqa: S603 - the demo's own commands
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=folder,
+                env=self._environment,
+                start_new_session=True,
             )
-        self._started.append(process)
-        return process
+        self._started.append(Process(name, popen, log))
+        self._is_starting = False
+        if self._is_interrupted:
+            raise KeyboardInterrupt
+        return self._started[-1]
 
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        """End the demo, but not between a process's start and the note of it: it would be left running."""
+        self._is_interrupted = True
+        if not self._is_starting:
+            raise KeyboardInterrupt

@@ -28,7 +28,7 @@ STEPS = {
     "journal.register_source": "syncd.journal.journal:Journal.register_source",
     "journal.register_destinations": "syncd.journal.journal:Journal.register_destinations",
     "journal.commit": "syncd.journal.journal:Journal.commit",
-    "journal.commit inside": "syncd.journal.journal:_Intake.add",
+    "journal.commit inside": "syncd.journal.journal:FactIntake.add",
     "journal.destination_up": "syncd.journal.journal:Journal.destination_up",
     "journal.bind": "syncd.journal.journal:Journal.bind",
     "journal.mark_checked": "syncd.journal.journal:Journal.mark_checked",
