@@ -64,13 +64,15 @@ class DaemonSettings:
 class StoreOptions:
     """What both kinds of local store have in common.
 
-    ``experiments`` are globs of names to read (empty: all). A run is RUNNING for as long as its store says so.
+    ``experiments`` are globs of names to read (empty: all). A run is RUNNING for as long as its store says so; after
+    ``stale_after_s`` of silence (None: never) it is marked.
     """
 
     kind: ClassVar[str] = ""
     name: str
     experiments: tuple[str, ...] = ()
     on_delete: OnDelete = "keep"
+    stale_after_s: float | None = None
     poll_interval_s: float = 1.0
     reconcile_interval_s: float = 300.0
     watch: bool = True

@@ -76,6 +76,7 @@ class _StoreKeys(TypedDict):
     name: str
     experiments: tuple[str, ...]
     on_delete: OnDelete
+    stale_after_s: float | None
     poll_interval_s: float
     reconcile_interval_s: float
     watch: bool
@@ -231,6 +232,7 @@ def _read_store_keys(table: Table) -> _StoreKeys:
         "name": table.name(),
         "experiments": table.texts("experiments"),
         "on_delete": table.choice("on_delete", get_args(OnDelete), default.on_delete),
+        "stale_after_s": table.optional_seconds("stale_after_s"),
         "poll_interval_s": table.seconds("poll_interval_s", default.poll_interval_s),
         "reconcile_interval_s": table.seconds("reconcile_interval_s", default.reconcile_interval_s),
         "watch": table.boolean("watch", default=default.watch),

@@ -17,7 +17,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Final
 
 from syncd.core.facts import (
@@ -53,6 +52,7 @@ from syncd.core.messages.statements import (
 from syncd.core.metric_lines import pack
 from syncd.core.source_tags import LAST_ACTIVITY
 from syncd.journal.journal import FactIntake, Journal
+from syncd.journal.silence import activity_text
 
 IDENTITIES: Final = 1_000_000
 IDENTITY_BYTES: Final = 120  # what one costs in the file, index included
@@ -367,8 +367,7 @@ class _Step:
     def mark_stale(self, subject_id: int, end_as: RunStatus | None) -> None:
         """Say when a silent run was last heard of, and that it has ended if that is wanted."""
         run, state = self._known(subject_id)
-        last = datetime.fromtimestamp(state.last_ms / 1000, UTC).isoformat(timespec="milliseconds")
-        self._facts.add(TagsSet(run, {LAST_ACTIVITY: last}))
+        self._facts.add(TagsSet(run, {LAST_ACTIVITY: activity_text(state.last_ms)}))
         if end_as is not None:
             ended = merge(state, RunState(first_ms=state.first_ms, last_ms=state.last_ms, end=(state.last_ms, end_as)))
             self._facts.add(heads(run.id, ended, default_experiment=self._settings.default_experiment)[1])

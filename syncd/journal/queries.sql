@@ -346,3 +346,20 @@ SELECT
 (SELECT COALESCE(SUM(size_bytes), 0) FROM waits WHERE destination_id = :destination_id) AS bytes_waiting,
 (SELECT COUNT(*) FROM dead_letter WHERE destination_id = :destination_id) AS dead_letters,
 (SELECT COUNT(*) FROM overflow WHERE destination_id = :destination_id AND value IS NOT NULL) AS overflow;
+
+-- Runs of a store that say they go on, that nothing was stated of since then, and that are not marked as silent.
+-- name: silent_store_runs
+SELECT id, key, changed_ms FROM subject
+WHERE source_id = :source_id AND kind = 'run' AND deleted = 0 AND head IS NOT NULL AND changed_ms < :before_ms
+AND json_extract(CAST(head AS TEXT), '$.status') IN ('RUNNING', 'SCHEDULED')
+AND json_extract(tags, '$."syncd.last_activity"') IS NULL LIMIT 1000;
+
+-- Runs of a store that are marked as silent, and whether they still say that they go on.
+-- name: marked_store_runs
+SELECT id, key, changed_ms, json_extract(CAST(head AS TEXT), '$.status') IN ('RUNNING', 'SCHEDULED') AS is_open,
+json_extract(tags, '$."syncd.last_activity"') AS mark FROM subject
+WHERE source_id = :source_id AND kind = 'run' AND deleted = 0 AND tags LIKE '%syncd.last_activity%'
+AND json_extract(tags, '$."syncd.last_activity"') IS NOT NULL;
+
+-- name: set_changed
+UPDATE subject SET changed_ms = :changed_ms WHERE id = :id;

@@ -20,6 +20,7 @@ import structlog
 from syncd.core.facts import MetricsLogged, ProblemFound, Reading
 from syncd.errors import JournalError, JournalFull, SourceError, SourceNotReady
 from syncd.journal.journal import Journal
+from syncd.journal.silence import mark_silent_runs
 from syncd.runtime.rests import Rests
 from syncd.runtime.watcher import Watcher
 from syncd.sources.base import Cursors, StoreSource
@@ -37,6 +38,8 @@ WATCHED_POLL_S = 5.0
 # Looking takes at most this part of the processor's time, however large the store.
 LOOK_SHARE = 0.002
 ECHO_S = 2.5
+# Silent runs are looked for so many times in the time after which they are.
+STALE_LOOKS = 10
 FACT_COST_BYTES = 200
 
 Announce = Callable[[Mapping[int, Collection[int]]], None]
@@ -48,11 +51,15 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntakeSettings:
-    """How often a source is looked at, and how large the journal may grow."""
+    """How often a source is looked at, and how large the journal may grow.
+
+    A run that goes on and was silent for ``stale_after_s`` is marked (None: never).
+    """
 
     poll_interval_s: float = 1.0
     reconcile_interval_s: float = 300.0
     watch: bool = True
+    stale_after_s: float | None = None
     journal_max_bytes: int = 2 * 1024**3
 
 
@@ -120,7 +127,7 @@ class Intake:
 
     async def run(self) -> None:
         """Follow the source until cancelled."""
-        next_whole_s = next_look_s = time.monotonic()
+        next_whole_s = next_look_s = next_mark_s = time.monotonic()
         echo = Echo()
         with Watcher() as watcher:
             hint: set[str] = set()
@@ -138,6 +145,9 @@ class Intake:
                     next_whole_s = now_s + max(self._settings.reconcile_interval_s, took_s / LOOK_SHARE)
                 if look:
                     next_look_s = now_s + self._look_interval_s(watcher, 0.0 if whole else took_s)
+                if look and self._settings.stale_after_s is not None and now_s >= next_mark_s:
+                    next_mark_s = now_s + self._settings.stale_after_s / STALE_LOOKS
+                    await self._mark_silent_runs(self._settings.stale_after_s)
                 # What was written before its directory was watched is looked for at once.
                 hint = set()
                 if self._settings.watch and (look or watcher.directory_made):
@@ -184,6 +194,13 @@ class Intake:
         else:
             await self._record("")
         return self._took_s
+
+    async def _mark_silent_runs(self, stale_after_s: float) -> None:
+        before_ms = time.time_ns() // 1_000_000 - round(stale_after_s * 1000)
+        with contextlib.suppress(JournalFull):  # they are marked when there is room
+            self._announce(
+                await asyncio.to_thread(mark_silent_runs, self._journal, self.source_id, before_ms=before_ms)
+            )
 
     async def _record(self, error: str) -> None:
         """Keep, for ``syncd status``, why the source cannot be read; "" when it can."""

@@ -115,6 +115,7 @@ class Pipeline:
                 poll_interval_s=options.poll_interval_s,
                 reconcile_interval_s=options.reconcile_interval_s,
                 watch=options.watch,
+                stale_after_s=options.stale_after_s,
                 journal_max_bytes=self._daemon.journal_max_bytes,
             ),
             announce=self._announce,

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from syncd.core.changes import Again, Section, decode_head, merge_small
+from syncd.core.changes import Again, Section, decode_head, merge_small, parse
 from syncd.core.facts import MetricsLogged, ProblemFound, Reading, SubjectDeleted, SubjectKey, TagsDeleted
+from syncd.core.source_tags import LAST_ACTIVITY
 from syncd.errors import JournalError
 from syncd.journal import database, overflow
 from syncd.journal.database import FILE_NAME, VERSION
 from syncd.journal.journal import LONGEST_TAG, Binding, DeadLetter, Delivered, DestinationRow, Journal
 from syncd.journal.queries import STATEMENTS, load_statements
 from syncd.journal.report import JournalReport
+from syncd.journal.silence import activity_text, mark_silent_runs
 from tests.journal_filling import (
     EXPERIMENT,
     NOW_MS,
@@ -486,3 +488,34 @@ def test_a_migration_that_fails_changes_nothing(bench: Bench, monkeypatch: pytes
     assert bench.journal.rebuilt_from is None
     assert len(bench.journal.waiting_subjects(bench.there.id)) == 1
     assert len(bench.rows("SELECT * FROM source")[0]) == 2
+
+
+# -- silence -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_silent_run_is_marked_with_its_last_activity_until_it_is_heard_of(bench: Bench) -> None:
+    [subject] = bench.add(head(1, status="RUNNING"))[bench.there.id]
+    seen_ms = bench.clock()
+    bench.clock.now_ms += 60_000
+    mark = {LAST_ACTIVITY: activity_text(seen_ms)}
+
+    assert mark_silent_runs(bench.journal, bench.source, before_ms=seen_ms) == {}
+    assert mark_silent_runs(bench.journal, bench.source, before_ms=seen_ms + 1) == {bench.there.id: {subject}}
+    assert dict(bench.journal.subject(subject).tags) == mark
+    assert [parse(body) for body in bench.pending(subject, Section.SMALL)] == [mark]
+    assert mark_silent_runs(bench.journal, bench.source, before_ms=bench.clock()) == {}, "the mark is no activity"
+
+    bench.add(points(1, [1]))
+    assert mark_silent_runs(bench.journal, bench.source, before_ms=seen_ms + 1) == {bench.there.id: {subject}}
+    assert dict(bench.journal.subject(subject).tags) == {}
+    assert [parse(body) for body in bench.pending(subject, Section.SMALL)] == [mark, [LAST_ACTIVITY]]
+
+
+def test_a_run_that_has_ended_is_not_marked_and_loses_its_mark(bench: Bench) -> None:
+    bench.add(head(1, status="FINISHED"), head(2, status="RUNNING"))
+    bench.clock.now_ms += 60_000
+    [marked] = mark_silent_runs(bench.journal, bench.source, before_ms=bench.clock())[bench.there.id]
+    assert bench.journal.subject(marked).key == run_key(2)
+    bench.add(head(2, status="FINISHED"))
+    assert mark_silent_runs(bench.journal, bench.source, before_ms=0) == {bench.there.id: {marked}}
+    assert mark_silent_runs(bench.journal, bench.source, before_ms=bench.clock() + 1) == {}

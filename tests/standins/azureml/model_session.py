@@ -23,7 +23,7 @@ ROWS = [[0.1, 0.2], [5.0, 6.0], [0.3, 9.0]]
 
 
 def make_stores(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return for each kind of store what was logged: ids of run and models, and what the model predicts for ``ROWS``.
+    """Return for each kind of store what was logged: the run's id, and by model what it predicts for ``ROWS``.
 
     The stores are ``STORES[kind]`` in the folder.
     """
@@ -62,19 +62,20 @@ def _make(uri: str, artifacts: Path) -> dict[str, Any]:
     flow.set_tracking_uri(uri)
     flow.set_experiment(experiment_id=flow.create_experiment("models", artifact_location=artifacts.as_uri()))
     rows = np.array(ROWS)
-    model = LogisticRegression().fit(rows, [0, 1, 1])
-    more = {"signature": infer_signature(rows, model.predict(rows)), "pip_requirements": ["scikit-learn"]}
+    model, other = LogisticRegression().fit(rows, [0, 1, 1]), LogisticRegression(C=9).fit(rows, [0, 0, 1])
+    signature = infer_signature(rows, model.predict(rows))
+    more = {"signature": signature, "pip_requirements": ["scikit-learn"], "input_example": rows}
     with flow.start_run(run_name="trained") as run:
-        first = flow.sklearn.log_model(model, name="classifier", params={"C": "1.0"}, input_example=rows, **more)
+        first = flow.sklearn.log_model(model, name="classifier", params={"C": "1.0"}, **more)
         flow.log_metric("accuracy", 0.75, step=3, model_id=first.model_id)
-        second = flow.sklearn.log_model(LogisticRegression(C=9).fit(rows, [0, 0, 1]), name="classifier", step=2, **more)
+        second = flow.sklearn.log_model(other, name="classifier", step=2, **more)
         flow.set_logged_model_tags(first.model_id, {"team": "blue"})
         flow.log_text("own", "notes/own.txt")
+    made = {first.model_id: model, second.model_id: other}
     return {
         "run": run.info.run_id,
-        "models": [first.model_id, second.model_id],
-        "predicted": model.predict(rows).tolist(),
-        "probabilities": model.predict_proba(rows).tolist(),
+        "predicted": {model_id: one.predict(rows).tolist() for model_id, one in made.items()},
+        "probabilities": {model_id: one.predict_proba(rows).tolist() for model_id, one in made.items()},
     }
 
 
