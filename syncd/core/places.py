@@ -45,6 +45,10 @@ class MetricPlaces:
             self._last.clear()
         self.all_arrived = False
 
+    def doubt_last(self) -> None:
+        """Forget which points came last: what is stated again was perhaps among them, and refused."""
+        self._last.clear()
+
     def found(self, latest: Mapping[str, tuple[float, int, int]]) -> None:
         """Take what the destination tells of the run for the truth about who has a place."""
         self._placed = set(latest)

@@ -223,6 +223,13 @@ def take_over(
         journal._many("take_over_overflow", [(destination_id, subject_id, *entry) for entry in entries])
 
 
+def forget(journal: Journal, destination_id: int, subject_id: int) -> None:
+    """Forget what another run or model there holds, which this subject no longer is; what waits goes on waiting."""
+    with journal._releasing("forgetting overflow"):
+        journal._run("forget_overflow", _of(destination_id, subject_id))
+        journal._run("forget_overflow_artifacts", _of(destination_id, subject_id))
+
+
 def _of(destination_id: int, subject_id: int, **more: Any) -> dict[str, Any]:
     return {"destination_id": destination_id, "subject_id": subject_id, **more}
 

@@ -37,6 +37,12 @@ AND value IS NULL AND document IS NOT NULL;
 -- name: drop_overflow
 DELETE FROM overflow WHERE destination_id = ? AND subject_id = ? AND section = ? AND key = ?;
 
+-- name: forget_overflow
+DELETE FROM overflow WHERE destination_id = :destination_id AND subject_id = :subject_id;
+
+-- name: forget_overflow_artifacts
+DELETE FROM overflow_artifact WHERE destination_id = :destination_id AND subject_id = :subject_id AND body IS NULL;
+
 -- name: take_over_overflow
 INSERT INTO overflow (destination_id, subject_id, section, key, value, document) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (destination_id, subject_id, section, key) DO NOTHING;

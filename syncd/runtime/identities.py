@@ -27,6 +27,7 @@ from syncd.core.requests import CreateModel, CreateRun, LogBatch, LogModelParams
 from syncd.core.run_tags import OWN_TAGS, fit_run_tags
 from syncd.destinations.base import RemoteExperiment, RemoteSubject
 from syncd.errors import AuthFailed, OverLimit, Rejected
+from syncd.journal import overflow
 from syncd.journal.journal import Binding, CreatedSubject, Journal, Subject
 from syncd.runtime.channel import Channel
 from syncd.runtime.wanted import is_wanted
@@ -361,4 +362,5 @@ class Identities:
             log.info("the second one is already gone", kind=kind, id=binding.remote_id, answer=str(error))
         if kind == "run":
             await self._tell_children(subject, other.id)
+        await channel.journal.do(overflow.forget, channel.id, subject_id)  # it went with ours
         await self._bind(subject, Binding(other.id, other.artifact_root, adopted=True, appends=binding.appends))

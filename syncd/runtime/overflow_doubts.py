@@ -16,6 +16,7 @@ from syncd.destinations.base import RemoteSubject
 from syncd.journal import overflow
 from syncd.journal.journal import Binding
 from syncd.runtime.channel import Channel
+from syncd.runtime.overflow_found import content_of
 
 
 class OverflowDoubts:
@@ -68,11 +69,8 @@ class OverflowDoubts:
             yield unsent.body.splitlines()
         for section, number in await journal.do(overflow.artifacts, *where):
             if section == POINTS and (unsent is None or (section, number) != (unsent.section, unsent.number)):
-                yield (await self._channel.courier.call(lambda number=number: self._content(number))).splitlines()  # type: ignore[misc]
-
-    async def _content(self, number: int) -> bytes:
-        path = overflow_path(POINTS, number)
-        return b"".join([piece async for piece in self._channel.reader.content(self._remote, path)])
+                content = await content_of(self._channel, self._remote, overflow_path(POINTS, number))
+                yield content.splitlines()
 
 
 def _new(seen: sqlite3.Connection, lines: Sequence[bytes]) -> list[bytes]:

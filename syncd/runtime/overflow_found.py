@@ -8,12 +8,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+import structlog
+
 from syncd.core import source_tags
 from syncd.core.overflow import POINTS, metric_name, numbered, overflow_path, parse_overflow_path, raw_key
 from syncd.destinations.base import RemoteRun, RemoteSubject
+from syncd.errors import Rejected
 from syncd.journal import overflow
 from syncd.journal.journal import Binding
 from syncd.runtime.channel import Channel
+
+log = structlog.get_logger(__name__)
 
 SECTIONS = ("params", "tags", "artifacts", "inputs")
 
@@ -32,6 +37,24 @@ async def take_over_overflow(channel: Channel, subject_id: int, binding: Binding
     await channel.journal.do(overflow.take_over, channel.id, subject_id, documents=documents, entries=entries)
 
 
+async def content_of(channel: Channel, remote: RemoteSubject, path: str) -> bytes:
+    """Return the bytes of a document or segment; b"" where there are none.
+
+    A path is listed from its registration on, and the process that registered it may have ended before it sent them.
+    """
+
+    async def read() -> bytes:
+        return b"".join([piece async for piece in channel.reader.content(remote, path)])
+
+    try:
+        return await channel.courier.call(read)
+    except Rejected as error:
+        if error.status != 404:
+            raise
+        log.info("an artifact of the overflow is named and not there", artifact=path, error=str(error))
+        return b""
+
+
 class _There:
     """The overflow as the destination has it."""
 
@@ -46,7 +69,7 @@ class _There:
         """Return (section, key, value, number of the document) of what holds."""
         found: dict[str, tuple[str | None, int]] = {}
         for number, path in numbered(paths, section).items():
-            document = json.loads((await self._content(path)).decode("utf-8", "surrogatepass"))
+            document = json.loads((await self._content(path) or b"{}").decode("utf-8", "surrogatepass"))
             found.update({key: (value, number) for key, value in document.items()})
         return [(section, key, value, number) for key, (value, number) in found.items() if value is not None]
 
@@ -59,7 +82,4 @@ class _There:
         return found
 
     async def _content(self, path: str) -> bytes:
-        async def read() -> bytes:
-            return b"".join([piece async for piece in self._channel.reader.content(self._remote, path)])
-
-        return await self._channel.courier.call(read)
+        return await content_of(self._channel, self._remote, path)

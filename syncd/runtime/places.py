@@ -65,10 +65,6 @@ class Places:
         """Return what the destination tells of the run."""
         return await self._channel.courier.call(lambda: self._channel.reader.run(binding.remote_id))
 
-    def forget(self, subject_id: int) -> None:
-        """Ask the destination again when the run is sent next."""
-        self._runs.pop(subject_id, None)
-
 
 def are_limited(limits: Limits) -> bool:
     """Whether a destination takes only so many of anything that is counted by run."""

@@ -89,6 +89,8 @@ class PointDelivery:
 
     def _placed(self, change: Change) -> Sequence[bytes]:
         """Return the points of a change that have a place there; the others are kept for the overflow."""
+        if change.again is Again.RESTATED:
+            self._names.doubt_last()
         found = self._names.divide(change.body.split(b"\n"), self._channel.limits, appends=self._binding.appends)
         if found.over:
             self._over[change.seq] += found.over

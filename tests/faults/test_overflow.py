@@ -9,7 +9,7 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,8 @@ import pytest
 from syncd.core.facts import DatasetInput, InputsLogged, MetricsLogged, ParamsLogged, TagsSet
 from syncd.core.limits import Limits
 from syncd.core.requests import LogBatch
+from syncd.core.source_tags import SESSION
+from syncd.destinations.base import RemoteSubject
 from syncd.errors import OutcomeUnknown, OverLimit, Rejected
 from syncd.journal import dead_letters
 from tests.faults.delivering import MINUTE_S, Delivering, virtually
@@ -115,8 +117,8 @@ async def test_a_run_with_too_much_of_everything_is_there_whole(tmp_path: Path) 
         assert set(held.index) == set(NAMES[5:])
         assert held.index[NAMES[5]] == {"points": 2, "segments": [1]}
         assert len(rig.run(RUN.id).tags) <= 20
-        assert rig.run(RUN.id).tags["syncd.overflow"] == "metrics: 35, params: 20, tags: 45; see syncd/overflow/"
-        assert rig.sums["overflow"] == 100
+        assert rig.run(RUN.id).tags["syncd.overflow"] == "metrics: 35, params: 20, tags: 46; see syncd/overflow/"
+        assert rig.sums["overflow"] == 101
         assert_nothing_refused(rig)
 
 
@@ -299,7 +301,7 @@ async def test_a_lost_journal_finds_the_overflow_there_and_adds_nothing(tmp_path
                 await rig.delivered()
             assert fake.artifacts == before
             assert Held(rig).every_point == wanted(NAMES, range(30))
-            assert rig.sums["overflow"] == 100
+            assert rig.sums["overflow"] == 101
     async with Delivering(tmp_path / "two", fake) as rig:
         rig.state(series(NAMES, [30]))
         await rig.delivered()
@@ -338,6 +340,78 @@ async def test_a_refused_segment_becomes_a_letter_that_can_be_sent_again(tmp_pat
         await asyncio.sleep(MINUTE_S)
         await rig.delivered()
         held = Held(rig)
+        assert held.every_point == wanted(NAMES, [1, 2])
+        assert held.params == PARAMS
+        assert_nothing_refused(rig)
+
+
+@virtually
+@pytest.mark.parametrize("name", NAMES[4:6])  # one that has a place, and one that has none
+async def test_a_last_point_that_was_refused_is_sent_again_by_the_same_process(tmp_path: Path, name: str) -> None:
+    async with Delivering(tmp_path, workspace()) as rig:
+        rig.state(experiment(), head(1), series(NAMES[:5], [0]))
+        await rig.delivered()
+        rig.fake.judge = lambda method, about: (
+            Rejected("no", code="NO", status=400)
+            if method == "upload" or (isinstance(about, LogBatch) and about.lines)
+            else None
+        )
+        rig.state(series([name], [1]))
+        await rig.delivered()
+        assert rig.sums["dead_letters"] == 1
+        rig.fake.judge = lambda method, about: None
+        dead_letters.retry(tmp_path, None)
+        await asyncio.sleep(MINUTE_S)
+        await rig.delivered()
+        assert Held(rig).every_point == wanted(NAMES[:5], [0]) + wanted([name], [1])
+        assert_nothing_refused(rig)
+
+
+class Unfinished(FakeDestination):
+    """Lists artifacts that were registered, and never sent."""
+
+    unsent: frozenset[str] = frozenset()
+
+    async def content(self, subject: RemoteSubject, path: str) -> AsyncIterator[bytes]:
+        if path in self.unsent:
+            raise Rejected("404 BlobNotFound", code="BlobNotFound", status=404)
+        async for piece in super().content(subject, path):
+            yield piece
+
+
+@virtually
+async def test_overflow_that_a_killed_process_only_registered_refuses_nothing(tmp_path: Path) -> None:
+    fake = Unfinished(appends=True, limits=LIMITS, takes=LIMITS, replaces_artifacts=False)
+    for state in ("one", "two"):  # the second journal knows nothing of the first
+        async with Delivering(tmp_path / state, fake) as rig:
+            rig.state(experiment(), head(1), ParamsLogged(RUN, PARAMS), series(NAMES, [1, 2]), first_reading=True)
+            await rig.delivered()
+            held = Held(rig)
+            assert_nothing_refused(rig)
+            for path in fake.unsent:
+                held.segments.pop(path, None)
+            assert set(held.over) == set(wanted(NAMES[5:], [1, 2]))
+            assert len(held.segments) == 1
+            assert held.params == PARAMS
+        fake.unsent = frozenset({"syncd/overflow/params.json", "syncd/overflow/metrics/1.jsonl"})
+
+
+@virtually
+async def test_what_a_twin_kept_that_gave_way_is_kept_by_the_other(tmp_path: Path) -> None:
+    params, metrics = ParamsLogged(RUN, PARAMS), series(NAMES, [1, 2])
+    async with Delivering(tmp_path, workspace()) as rig:
+        rig.state(experiment(), head(1, status="FINISHED"), params, metrics)
+        await rig.delivered()
+        ours = rig.run(RUN.id)
+        twin = replace(
+            ours, id="0", params={}, points={}, tags={**ours.tags, SESSION: "another"}
+        )  # of another daemon, which has sent nothing yet
+        rig.fake.runs["0"] = twin
+        assert await rig.uploader.settle_twins(2**62)
+        rig.state(head(1, status="FINISHED"), params, replace(metrics, again=True))
+        await rig.delivered()
+        held = Held(rig)
+        assert rig.run(RUN.id).id == "0"
         assert held.every_point == wanted(NAMES, [1, 2])
         assert held.params == PARAMS
         assert_nothing_refused(rig)

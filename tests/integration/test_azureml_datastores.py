@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,7 +23,7 @@ from syncd.configuration.model import DatastoreRule
 from syncd.destinations.azureml.datastores import ArtifactsWithDatastores, Datastores, blob_url
 from syncd.destinations.base import RemoteSubject
 from syncd.destinations.local_upload import LocalUpload
-from syncd.errors import ConfigError, Rejected
+from syncd.errors import ArtifactChanged, ConfigError, Rejected
 from syncd.rest.uploads import BytesUpload
 from tests.standins.azureml import RunningWorkspace, Shelf
 from tests.standins.azureml.clients import artifacts_of, auth_of, new_run
@@ -125,6 +127,26 @@ async def test_the_same_bytes_are_sent_once_and_others_replace_them(
         assert await content(artifacts, run, "a.pt") == b"small now"
     assert paths(workspace, run) == [f"syncd/datastores/a.pt/{number}.json" for number in (1, 2, 3)]
     workspace.state.habits.write_offered = True
+
+
+@pytest.mark.parametrize("rules", [[BIG], []], ids=["in a datastore", "in the run"])
+async def test_an_upload_is_forgotten_with_its_end(
+    workspace: RunningWorkspace, run: RemoteSubject, tmp_path: Path, rules: list[DatastoreRule]
+) -> None:
+    (tmp_path / "a.pt").write_bytes(b"a" * 2000)
+    seen = (tmp_path / "a.pt").stat()
+    async with artifacts_with(workspace, *rules) as artifacts:
+        sent = LocalUpload(str(tmp_path), "a.pt", seen.st_size, seen.st_mtime_ns)
+        await artifacts.upload(run, sent)
+        changed = LocalUpload(str(tmp_path), "a.pt", seen.st_size, seen.st_mtime_ns + 1)
+        try:
+            await artifacts.upload(run, changed)
+        except ArtifactChanged as error:
+            error.__traceback__ = None  # whose frames hold the upload
+        left = [weakref.ref(sent), weakref.ref(changed)]
+        del sent, changed
+        gc.collect()
+        assert [one() for one in left] == [None, None]
 
 
 async def test_names_decide_where_a_rule_has_some_and_models_stay_whole(

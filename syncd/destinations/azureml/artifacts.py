@@ -19,7 +19,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, proxy
 
 from syncd.azure.blob import BlobAddress, Blobs
 from syncd.azure.blob_upload import BlobDoor, BlobUpload, Blocks
@@ -103,7 +103,7 @@ class RunArtifacts:
 
         blob = BlobUpload(
             self._blobs,
-            artifact,
+            proxy(artifact),  # what is known of an upload must not keep it alive (rule 4)
             BlobDoor(to_write, address=address),
             cut=self._cut,
             room=self._room,

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Final
 from urllib.parse import quote
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, proxy
 
 from syncd.azure.address import WorkspaceAddress
 from syncd.azure.arm import ArmClient, Datastore, DatastoreSecret
@@ -103,7 +103,8 @@ class Datastores:
         held = await door.through(lambda address: self._blobs.properties(address, target=path))
         upload = self._under_way.get(artifact)
         if upload is None:
-            upload = BlobUpload(self._blobs, artifact, door, cut=self._cut, room=self._room, already=door)
+            # What is known of an upload must not keep it alive.
+            upload = BlobUpload(self._blobs, proxy(artifact), door, cut=self._cut, room=self._room, already=door)
             self._under_way[artifact] = upload
         if held is None or held.size_bytes != artifact.size_bytes or held.md5 != await upload.digest():
             await upload.run()
@@ -208,7 +209,8 @@ class ArtifactsWithDatastores:
             return
         reference = await self._datastores.store(name, shelf.run_id, artifact)
         await self._documents.change(shelf, _folder(artifact.path), lambda _: reference)
-        self._referred.pop(shelf.run_id, None)
+        if shelf.run_id in self._referred:  # read anew each time, a run of n would take n * n requests
+            self._referred[shelf.run_id][artifact.path] = name
 
     async def _references(self, shelf: Shelf) -> dict[str, str]:
         """Return the artifacts of a run that lie in datastores, each with the datastore's name."""
