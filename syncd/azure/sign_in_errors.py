@@ -46,11 +46,14 @@ def translated(exc: Exception, sign_in: SignIn, *, doing: str) -> DestinationErr
 
     about: dict[str, Any] = {"doing": doing, "target": str(sign_in)}
     text = _one_line(str(exc) or type(exc).__name__)
-    for cause in _causes(exc):
+    causes = _causes(exc)
+    if any(isinstance(cause, ServiceResponseError | ConnectionResetError) for cause in causes):
+        return SignInBusy(text, **about)  # somebody took the request
+    for cause in causes:
         if isinstance(cause, HttpResponseError) and cause.status_code in _PASSING:
             wish = retry_after_s(getattr(cause.response, "headers", {}).get("Retry-After"))
             return SignInBusy(text, retry_after_s=wish, throttled=cause.status_code == 429, **about)
-        if isinstance(cause, ServiceRequestError | ServiceResponseError | TimeoutError):
+        if isinstance(cause, ServiceRequestError | TimeoutError):
             return Transient(text, hint=_unanswered(sign_in), **about)
     return AuthFailed(text, hint=_advice(text, sign_in), **about)
 

@@ -29,6 +29,7 @@ RUN_KILLED: Final = "dev.syncd.run.killed"
 ARTIFACT_UPLOADED: Final = "dev.syncd.artifact.uploaded"
 MODEL_LOGGED: Final = "dev.syncd.model.logged"
 DEAD_LETTER_ADDED: Final = "dev.syncd.dead_letter.added"
+OVERFLOW_ADDED: Final = "dev.syncd.overflow.added"
 DESTINATION_DOWN: Final = "dev.syncd.destination.down"
 DESTINATION_UP: Final = "dev.syncd.destination.up"
 
@@ -42,6 +43,7 @@ TYPES: Final = (
     ARTIFACT_UPLOADED,
     MODEL_LOGGED,
     DEAD_LETTER_ADDED,
+    OVERFLOW_ADDED,
     DESTINATION_DOWN,
     DESTINATION_UP,
 )

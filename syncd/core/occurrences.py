@@ -147,6 +147,20 @@ def dead_letter_added(
     )
 
 
+def overflow_added(
+    place: Place, kind: str, key: str, there: There, *, section: str, artifact: str, items: int
+) -> Occurrence:
+    """Return that a destination cannot hold some params, tags, points … (``section``), which are in an artifact."""
+    ids = {"run_id": text_of(key)} if kind == "run" else {"model_id": text_of(key)}
+    told = {"section": section, "artifact": artifact, "items": items}
+    return Occurrence(
+        type=events.OVERFLOW_ADDED,
+        subject=f"{kind}s/{text_of(key)}",
+        marks=(place.source, kind, key, there.uri, section),
+        data={**ids, **_of_place(place), **_of_destination(there), **told},
+    )
+
+
 def destination_down(there: There, *, state: str, error: str, at_ms: int) -> Occurrence:
     """Return that a destination takes nothing: it does not answer (``down``) or refuses the credentials (``auth``)."""
     data = {**_of_destination(there), "state": state, "error": text_of(error, 2000)}

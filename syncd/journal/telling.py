@@ -27,9 +27,11 @@ from syncd.core.occurrences import (
     destination_up,
     of_model,
     of_run,
+    overflow_added,
     run_synced,
     synced_mark,
 )
+from syncd.core.overflow import INDEX, overflow_path
 
 Run = Callable[[str, Mapping[str, Any]], Any]
 """Runs a named statement in the open transaction."""
@@ -161,6 +163,14 @@ class Telling:
             self.tell(dead_letter_added(*about, at_ms=self._wall_ms()))
         if synced:
             self._tell_synced(destination_id, subject_id, subject)
+
+    def overflowed(self, destination_id: int, subject_id: int, *, section: str, number: int, items: int) -> None:
+        """Tell that a document or segment of what the destination cannot hold is there: of each section the first."""
+        if not self.is_on or number != 1 or section == INDEX:
+            return
+        subject = self._subject({"destination_id": destination_id, "subject_id": subject_id})
+        about = {"section": section, "artifact": overflow_path(section, number), "items": items}
+        self.tell(overflow_added(self._place_of(subject), subject.kind, subject.key, subject.there, **about))  # type: ignore[arg-type]
 
     def _tell_synced(self, destination_id: int, subject_id: int, settled: _Told) -> None:
         """Tell that a run is synced if it is; ``settled`` is the run, or a model that it made."""

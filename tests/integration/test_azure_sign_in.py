@@ -197,6 +197,16 @@ class TestWaysToSignIn:
         with pytest.raises(Transient):  # not the CLI's account, which may be another
             await subject_of(workspace, ManagedIdentityOrCli())
 
+    async def test_an_identity_that_breaks_off_is_there_and_waited_for(
+        self, workspace: RunningWorkspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", workspace.place.url)
+        workspace.state.faults.add(Fault("drop", "token/imds", times=10))
+        with pytest.raises(Transient):  # not AuthFailed because there is no CLI either
+            await subject_of(workspace, ManagedIdentityOrCli())
+        workspace.state.faults.clear()
+
     async def test_azures_sdks_take_it_for_one_of_their_credentials(self, workspace: RunningWorkspace) -> None:
         async with credentials(workspace, principal(workspace)) as made:
             assert isinstance(made, AsyncTokenCredential)

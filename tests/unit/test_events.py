@@ -23,6 +23,7 @@ from syncd.core.occurrences import (
     destination_up,
     of_model,
     of_run,
+    overflow_added,
     run_synced,
     text_of,
 )
@@ -57,6 +58,8 @@ def all_occurrences(run: RunSeen = ENDED, place: Place = PLACE, there: There = T
         artifact_uploaded(place, "model", "m-1", there, path="model/MLmodel", size_bytes=9, mtime_ns=1),
         dead_letter_added(place, "run", run.subject.id, there, {**LETTER, "reason": run.name}, at_ms=1),
         dead_letter_added(place, "experiment", "7", there, LETTER, at_ms=1),
+        overflow_added(place, "run", run.subject.id, there, section="params", artifact="a.json", items=2),
+        overflow_added(place, "model", "m-1", there, section="points", artifact="1.jsonl", items=0),
         destination_down(there, state="auth", error=run.name, at_ms=1),
         destination_up(there, at_ms=1),
     ]
@@ -158,7 +161,7 @@ def test_the_same_occurrence_has_the_same_id_and_another_has_another() -> None:
     assert ids == [one.id for one in all_occurrences()]
     assert len(set(ids)) == len(ids)
     others = all_occurrences(replace(ENDED, subject=SubjectKey("run", "def")))
-    assert len(set(ids) & {one.id for one in others}) == 5, "what is of the model, the experiment and the destination"
+    assert len(set(ids) & {one.id for one in others}) == 6, "what is of the model, the experiment and the destination"
 
 
 def test_what_a_name_or_counts_say_does_not_change_an_id() -> None:

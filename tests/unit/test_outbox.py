@@ -15,7 +15,8 @@ from syncd.cli.main import main
 from syncd.core.changes import Section
 from syncd.core.events import Event
 from syncd.core.facts import Fact, ModelSeen, Reading, SubjectDeleted, SubjectKey
-from syncd.journal import database, outbox
+from syncd.core.overflow import POINTS
+from syncd.journal import database, outbox, overflow
 from syncd.journal.database import FILE_NAME, VERSION
 from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal
 from syncd.journal.outbox import Refusal
@@ -93,6 +94,28 @@ def model(status: str = "READY") -> ModelSeen:
 
 
 # ---------------------------------------------------------------- what is told
+
+
+def test_the_first_artifact_of_what_a_destination_cannot_hold_is_told_once(desk: Desk) -> None:
+    subject = desk.synced_run()
+    before = desk.newest
+    keys = (desk.journal, desk.there.id, subject)
+    for number in (1, 2):
+        overflow.freeze_segment(*keys, [], b"{}", items=7)
+        sent = overflow.next_unsent(*keys)
+        assert sent is not None
+        assert sent.number == number
+        overflow.arrived(*keys, sent)
+    overflow.freeze_document(*keys, section="params", document="params", number=None, body=b"{}", entries={"p": "v"})
+    sent = overflow.next_unsent(*keys)
+    assert sent is not None
+    overflow.arrived(*keys, sent)
+    told = [event for event in desk.told(before) if event.short_type == "overflow.added"]
+    assert [(event.data["section"], event.data["items"], event.data["artifact"]) for event in told] == [
+        (POINTS, 7, "syncd/overflow/metrics/1.jsonl"),
+        ("params", 1, "syncd/overflow/params.json"),
+    ]
+    assert [check(f"events/{event.short_type}", event.data) for event in told] == [None] * 2
 
 
 def test_a_run_s_life_is_told_in_order_once_and_fits_the_schemas(desk: Desk, tmp_path: Path) -> None:
