@@ -72,6 +72,8 @@ def _address(arguments: argparse.Namespace) -> WorkspaceAddress | None:
         return WorkspaceAddress.of_uri(text)
     if text.lower().startswith("/subscriptions/"):
         return WorkspaceAddress.of_resource_id(text)
+    if text.endswith(".toml"):
+        raise ConfigError("this is a configuration", doing=_DOING, target=text, hint=f"give it as --config {text}")
     return address_of_file(Path(text)) if text.endswith(".json") else None
 
 

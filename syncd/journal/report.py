@@ -24,6 +24,7 @@ from syncd.errors import JournalError
 from syncd.journal.database import FILE_NAME, VERSION, connect, translated
 from syncd.journal.event_rows import event_of
 from syncd.journal.queries import STATEMENTS as SQL
+from syncd.journal.state_lock import running_pid
 
 PACE_SPAN_MS = 10_000  # add_pace counts in spans of this length
 PACE_SPANS = 6
@@ -241,11 +242,13 @@ class JournalReport:
         connection.close()
         if version == 0:  # it is being created
             return None
+        pid = running_pid(state_dir)
+        older = f"stop the older syncd that uses it (process {pid}) and " if pid else ""
         raise JournalError(
             f"its version {version} is older than this syncd's {VERSION}",
             doing="opening",
             target=str(path),
-            hint="start this syncd once: it brings the journal up to date",
+            hint=f"{older}start this one once: it brings the journal up to date",
         )
 
     def __enter__(self) -> Self:

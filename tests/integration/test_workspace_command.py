@@ -137,6 +137,7 @@ class TestShow:
             (["name = 'a'\nuri = 'azureml://{s}'", "name = 'b'\nuri = 'azureml://h{s}'"], [], "name one of a, b"),
             ([], ["--subscription", "s"], "--resource-group and --workspace-name together"),
             ([], ["no/such.json"], "it cannot be read"),
+            ([], ["a.toml"], "give it as --config a.toml"),
             ([], ["azureml://h/x"], "expected /subscriptions/"),
         ],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -16,10 +17,13 @@ from syncd.core.changes import Section
 from syncd.core.events import Event
 from syncd.core.facts import Fact, ModelSeen, Reading, SubjectDeleted, SubjectKey
 from syncd.core.overflow import POINTS
+from syncd.errors import JournalError
 from syncd.journal import database, outbox, overflow
 from syncd.journal.database import FILE_NAME, VERSION
 from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal
 from syncd.journal.outbox import Refusal
+from syncd.journal.report import JournalReport
+from syncd.journal.state_lock import StateLock
 from syncd.schemas.checking import check
 from tests.journal_filling import (
     EXPERIMENT,
@@ -339,6 +343,19 @@ def test_a_journal_of_version_1_goes_on(tmp_path: Path) -> None:
     journal.close()
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (VERSION,)
+
+
+def test_asking_an_older_journal_says_which_process_must_end_first(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_bytes(gzip.decompress(FIXTURE.read_bytes()))
+    lock = StateLock(tmp_path)
+    lock.acquire()
+    with pytest.raises(JournalError) as older:
+        JournalReport.open(tmp_path)
+    assert older.value.hint.startswith(f"stop the older syncd that uses it (process {os.getpid()}) and start this one")
+    lock.release()
+    with pytest.raises(JournalError) as older:
+        JournalReport.open(tmp_path)
+    assert older.value.hint.startswith("start this one once")
 
 
 def test_a_migrated_journal_has_the_schema_of_a_new_one(tmp_path: Path) -> None:
