@@ -15,7 +15,7 @@ from syncd.core.changes import Again, Change, Section, decode_head, encode_head
 from syncd.core.facts import TERMINAL_STATUSES, ExperimentSeen, ModelSeen, RunSeen
 from syncd.core.first_cause import first_cause
 from syncd.core.names import held_name
-from syncd.core.requests import DeleteRun, FinalizeModel, SetExperimentTags, SetModelTags, UpdateRun
+from syncd.core.requests import DeleteRun, FinalizeModel, LogModelParams, SetExperimentTags, SetModelTags, UpdateRun
 from syncd.destinations.base import RemoteRun
 from syncd.errors import OverLimit, Rejected
 from syncd.journal.journal import Binding, DeadLetter, Journal, Subject
@@ -302,10 +302,14 @@ class Lane:
                 await self._send(SetModelTags(binding.remote_id, head.tags))
             if head.status in ("READY", "FAILED"):
                 await self._send(FinalizeModel(binding.remote_id, head.status))
+            if head.params:  # some may have been logged after the model was created there
+                await self._send(LogModelParams(binding.remote_id, head.params))
             await self._settlement.add(Section.HEAD, [change.seq for change in heads])
         return Outcome.DONE
 
-    async def _send(self, request: SetExperimentTags | SetModelTags | FinalizeModel | UpdateRun | DeleteRun) -> None:
+    async def _send(
+        self, request: SetExperimentTags | SetModelTags | FinalizeModel | LogModelParams | UpdateRun | DeleteRun
+    ) -> None:
         await self._channel.courier.call(lambda: self._channel.destination.send(request))
 
 

@@ -543,6 +543,16 @@ async def test_a_model_with_more_params_than_a_create_takes(tmp_path: Path) -> N
         assert len(rig.model(MODEL.id).request.params) <= rig.fake.limits.batch_params
 
 
+@virtually
+async def test_params_that_are_logged_after_a_model_was_created_arrive(tmp_path: Path) -> None:
+    async with Delivering(tmp_path) as rig:
+        rig.state(experiment(), model("PENDING", first="1"))
+        await rig.delivered(within_s=MINUTE_S)
+        rig.state(model(first="1", later="2"))
+        await rig.delivered(within_s=MINUTE_S)
+        assert rig.model(MODEL.id).params == {"first": "1", "later": "2"}
+
+
 # -- a sync beside a training ------------------------------------------------------------------------------------------
 
 
