@@ -195,10 +195,32 @@ async def test_azurite_takes_what_is_signed_for_it(
     assert bytes(blob.get_blob_properties().content_settings.content_md5) == hashlib.md5(data).digest()
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"endpoint": "example.org"},
+        {"endpoint": "example.org/core.windows.net"},
+        {"accountName": "example.org/x"},
+        {"accountName": "x@example.org:443/"},
+        {"protocol": "http"},
+    ],
+    ids=str,
+)
+async def test_the_identity_is_shown_to_nobody_but_azure_storage(
+    workspace: RunningWorkspace, place: dict[str, str]
+) -> None:
+    azure = {"datastoreType": "AzureBlob", "accountName": "a", "containerName": "c", "endpoint": "core.windows.net"}
+    workspace.state.datastores = {"mine": ({**azure, **place, "credentials": {"credentialsType": "None"}}, {})}
+    with pytest.raises(ConfigError, match="no token is sent there"):
+        async with artifacts_with(workspace, DatastoreRule(name="mine", artifacts=("*",))):
+            pass
+
+
 async def test_without_a_secret_the_identity_is_shown_to_storage(
     workspace: RunningWorkspace, run: RemoteSubject
 ) -> None:
-    properties = {"datastoreType": "AzureBlob", "accountName": "a", "containerName": "c", "endpoint": "e"}
+    properties = {"datastoreType": "AzureBlob", "accountName": "a", "containerName": "c"}
+    properties["endpoint"] = "core.windows.net"
     workspace.state.datastores = {"mine": ({**properties, "credentials": {"credentialsType": "None"}}, {})}
     async with artifacts_with(workspace, DatastoreRule(name="mine", artifacts=("*",))) as artifacts:
         with pytest.raises(StorageForbidden):  # the stand-in's storage takes signatures only

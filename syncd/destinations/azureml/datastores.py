@@ -10,13 +10,14 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 from weakref import WeakKeyDictionary, proxy
 
 from syncd.azure.address import WorkspaceAddress
 from syncd.azure.arm import ArmClient, Datastore, DatastoreSecret
 from syncd.azure.blob import BlobAddress, Blobs
 from syncd.azure.blob_upload import BlobDoor, BlobUpload, Blocks
+from syncd.azure.clouds import CLOUDS
 from syncd.azure.shared_access import container_signature
 from syncd.core.source_tags import DATASTORES_FOLDER, OWN_FOLDER
 from syncd.destinations.azureml.artifacts import RunArtifacts
@@ -133,7 +134,7 @@ class Datastores:
         async def ask(refused: bool) -> BlobAddress:
             store = await self._store(name)
             url = f"{self._url_of(store)}/{quote(path, safe='/~')}"
-            if store.credentials in ("", "None"):
+            if _takes_identity(store):
                 return BlobAddress(url, f"Bearer {await self._identity(refused)}")
             return BlobAddress(f"{url}?{self._query(store, await self._secret(name, anew=refused))}")
 
@@ -175,7 +176,32 @@ def _of_blobs(store: Datastore) -> Datastore:
             target=store.name,
             hint="name a blob datastore (`syncd workspace show` lists them)",
         )
+    if _takes_identity(store) and not _is_azure_storage(store):
+        raise Rejected(
+            f"it lies at {blob_url(store)}, which is no https address of Azure Storage; no token is sent there",
+            doing="opening the datastore",
+            target=store.name,
+            hint="let it use an account key or a SAS",
+        )
     return store
+
+
+def _takes_identity(store: Datastore) -> bool:
+    return store.credentials in ("", "None")
+
+
+def _is_azure_storage(store: Datastore) -> bool:
+    """Whether a token, which opens all storage that its owner may use, goes to Azure itself.
+
+    Whoever may write datastores chooses what their addresses are made of.
+    """
+    host = urlsplit(blob_url(store)).hostname or ""
+    is_named = f"{store.account}.blob.{store.endpoint}".lower() == host
+    return (
+        store.protocol in ("", "https")
+        and is_named
+        and host.endswith(tuple(one.storage_hosts for one in CLOUDS.values()))
+    )
 
 
 class ArtifactsWithDatastores:
