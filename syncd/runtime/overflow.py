@@ -16,6 +16,7 @@ import structlog
 
 from syncd.core import source_tags
 from syncd.core.changes import Section
+from syncd.core.facts import TERMINAL_STATUSES, RunSeen
 from syncd.core.overflow import INDEX, POINTS, last_number, metric_name, overflow_path, raw_key, render_document
 from syncd.core.requests import LogBatch
 from syncd.destinations.base import RemoteSubject
@@ -43,6 +44,7 @@ class Overflow:
         self._wall_ms = wall_ms
         self._writing = asyncio.Lock()
         self._is_run = subject.key.kind == "run"
+        self._is_over = isinstance(subject.head, RunSeen) and subject.head.status in TERMINAL_STATUSES
         self._marked = ""
 
     async def keep(self, section: str, entries: Mapping[str, str]) -> None:
@@ -68,7 +70,7 @@ class Overflow:
         async with self._writing:
             await self._send_unsent()
             due_s = await self._write_segments(whole=whole)
-            await self._write_documents(index=whole)
+            await self._write_documents(index=whole or (self._is_over and due_s is None))
         return due_s
 
     # -- documents -------------------------------------------------------------------------------------------------

@@ -215,6 +215,18 @@ async def test_a_run_that_goes_on_gets_a_segment_a_minute(tmp_path: Path) -> Non
 
 
 @virtually
+async def test_the_index_says_what_came_after_the_end_of_the_run(tmp_path: Path) -> None:
+    async with Delivering(tmp_path, workspace()) as rig:
+        rig.state(experiment(), head(1, status="FINISHED"), series(NAMES, [1]))
+        await asyncio.sleep(MINUTE_S)
+        assert Held(rig).index[NAMES[5]] == {"points": 1, "segments": [1]}
+        rig.state(series(NAMES, [2]))
+        await asyncio.sleep(2 * MINUTE_S)
+        assert Held(rig).index[NAMES[5]] == {"points": 2, "segments": [1, 2]}
+        assert not rig.journal.waiting_subjects(rig.row.id)
+
+
+@virtually
 async def test_who_has_a_place_keeps_it_over_restarts(tmp_path: Path) -> None:
     fake = workspace()
     for step, names in enumerate([NAMES[:8], NAMES[::-1], NAMES]):
