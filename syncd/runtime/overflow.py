@@ -193,16 +193,12 @@ class Overflow:
     async def _give_up(self, unsent: Unsent, error: Rejected) -> None:
         """Turn what a refused document or segment says into a dead letter."""
         log.warning("the destination refuses overflow", artifact=unsent.section, error=str(error))
-        letter = None
-        keys: list[str] = []
-        if unsent.section == POINTS:
-            points = unsent.body.rstrip(b"\n")
-            letter = DeadLetter(Section.METRICS, "metrics", points, unsent.items, str(error), error.code, error.status)
-        elif unsent.section in ("params", "tags"):
+        entries: dict[str, str] = {}
+        if unsent.section != POINTS:
             entries = {key: value for key, value in json.loads(unsent.body).items() if value is not None}
-            body = json.dumps(entries, ensure_ascii=False).encode("utf-8", "surrogatepass")
-            keys = list(entries)
-            letter = DeadLetter(Section.SMALL, unsent.section, body, len(entries), str(error), error.code, error.status)
+        stated = _as_stated(unsent, entries)
+        letter = DeadLetter(*stated, str(error), error.code, error.status) if stated is not None else None
+        keys: Iterable[str] = entries if letter is not None else ()
         await self._channel.journal.do(
             overflow.refused, self._channel.id, self._subject.id, unsent, keys=keys, letter=letter
         )
@@ -225,3 +221,28 @@ class Overflow:
         except Rejected as error:
             log.info("the run has no room for the tag that names its overflow", error=str(error))
         self._marked = text
+
+
+def _as_stated(unsent: Unsent, entries: Mapping[str, str]) -> tuple[Section, str, bytes, int] | None:
+    """Return section, kind, body and items of the change that states what a document or segment says.
+
+    None of what only describes others: the index, and where renamed artifacts are.
+    """
+    match unsent.section:
+        case "points":
+            return Section.METRICS, "metrics", unsent.body.rstrip(b"\n"), unsent.items
+        case _ if not entries:
+            return None
+        case "metrics":  # of a model
+            lines = "\n".join(entries.values()).encode("utf-8", "surrogatepass")
+            return Section.METRICS, "metrics", lines, len(entries)
+        case "params" | "tags" as kind:
+            return Section.SMALL, kind, _encoded(entries), len(entries)
+        case "inputs":
+            datasets = [json.loads(value) for value in entries.values()]
+            return Section.SMALL, "inputs", _encoded({"datasets": datasets, "models": []}), len(entries)
+    return None
+
+
+def _encoded(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")

@@ -343,10 +343,12 @@ async def test_a_refused_segment_becomes_a_letter_that_can_be_sent_again(tmp_pat
     async with Delivering(tmp_path, workspace()) as rig:
         refusal = Rejected("no artifacts here", code="NO", status=400)
         rig.fake.judge = lambda method, about: refusal if method == "upload" else None
-        rig.state(experiment(), head(1, status="FINISHED"), ParamsLogged(RUN, PARAMS), series(NAMES, [1, 2]))
+        datasets = [DatasetInput(f"d{number}", "x", "local", "{}") for number in range(5)]
+        rig.state(experiment(), head(1, status="FINISHED"), ParamsLogged(RUN, PARAMS), InputsLogged(RUN, datasets))
+        rig.state(series(NAMES, [1, 2]))
         await rig.delivered()
         sums = rig.sums
-        assert (sums["dead_letters"], sums["points_waiting"]) == (2, 0)
+        assert (sums["dead_letters"], sums["points_waiting"]) == (3, 0)
         rig.fake.judge = lambda method, about: None
         dead_letters.retry(tmp_path, None)
         await asyncio.sleep(MINUTE_S)
@@ -354,6 +356,7 @@ async def test_a_refused_segment_becomes_a_letter_that_can_be_sent_again(tmp_pat
         held = Held(rig)
         assert held.every_point == wanted(NAMES, [1, 2])
         assert held.params == PARAMS
+        assert held.datasets == 5
         assert_nothing_refused(rig)
 
 
