@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from syncd.core.facts import DatasetInput, InputsLogged, MetricsLogged, ParamsLogged, TagsSet
+from syncd.core.facts import ArtifactSeen, DatasetInput, InputsLogged, MetricsLogged, ParamsLogged, TagsSet
 from syncd.core.limits import Limits
 from syncd.core.requests import LogBatch
 from syncd.core.source_tags import SESSION
 from syncd.destinations.base import RemoteSubject
 from syncd.errors import OutcomeUnknown, OverLimit, Rejected
 from syncd.journal import dead_letters
+from syncd.rest.uploads import BytesUpload
 from tests.faults.delivering import MINUTE_S, Delivering, virtually
 from tests.journal_filling import NOW_MS, experiment, head, run_key
 from tests.standins.fake_destination import FakeDestination
@@ -409,6 +410,26 @@ async def test_overflow_that_a_killed_process_only_registered_refuses_nothing(tm
             assert len(held.segments) == 1
             assert held.params == PARAMS
         fake.unsent = frozenset({"syncd/overflow/params.json", "syncd/overflow/metrics/1.jsonl"})
+
+
+@virtually
+async def test_an_artifact_that_a_killed_process_only_registered_is_sent(tmp_path: Path) -> None:
+    fake = Unfinished(appends=True, limits=LIMITS, takes=LIMITS, replaces_artifacts=False)
+    sent: list[object] = []
+
+    def judge(method: str, about: object) -> None:
+        if method == "upload":
+            sent.append(about)
+
+    fake.judge = judge
+    for state in ("one", "two"):  # the second journal knows nothing of the first
+        async with Delivering(tmp_path / state, fake) as rig:
+            rig.channel.open_artifact = lambda artifact: BytesUpload(artifact.path, b"abc")
+            rig.state(experiment(), head(1), ArtifactSeen(RUN, "a.bin", "r", 3, 0), first_reading=True)
+            await rig.delivered()
+            assert_nothing_refused(rig)
+        fake.unsent = frozenset({"a.bin"})
+    assert sent == ["a.bin", "a.bin"]
 
 
 @virtually
