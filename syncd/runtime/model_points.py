@@ -59,6 +59,8 @@ class ModelPointDelivery:
             try:
                 await self._send(run_key, lines)
             except Rejected as error:
+                if await self._went_with_its_run(run_key):
+                    continue
                 body = b"\n".join(lines)
                 dead.append(
                     DeadLetter(Section.METRICS, "metrics", body, len(lines), str(error), error.code, error.status)
@@ -66,6 +68,14 @@ class ModelPointDelivery:
         await self._settlement.add(
             Section.METRICS, [change.seq], dead=dead, delivered=Delivered(points=change.items, bytes=len(change.body))
         )
+
+    async def _went_with_its_run(self, run_key: str) -> bool:
+        """Whether the run that logged the points was deleted in the store, and is therefore deleted there, too."""
+        source_id = self._subject.source_id
+        if self._channel.on_delete.get(source_id) != "delete":
+            return False
+        found = await self._channel.journal.do(Journal.find_subject, source_id, "run", run_key)
+        return found is not None and (await self._channel.journal.do(Journal.subject, found)).deleted
 
     async def _send(self, run_key: str, lines: list[bytes]) -> None:
         run = await self._identities.remote_run(self._subject.source_id, run_key)

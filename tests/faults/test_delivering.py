@@ -276,6 +276,21 @@ async def test_a_deletion_behind_a_backlog(tmp_path: Path, on_delete: str, was_t
             assert rig.sums["dead_letters"] == 0
 
 
+@pytest.mark.parametrize("on_delete", ["keep", "delete"])
+@virtually
+async def test_points_of_a_model_go_with_the_run_that_logged_them(tmp_path: Path, on_delete: str) -> None:
+    line = b'{"key":"x","value":1,"timestamp":1,"step":0,"run_id":"' + run_key(0).id.encode() + b'"}'
+    async with Delivering(tmp_path, on_delete=on_delete) as rig:
+        rig.state(experiment(), head(0, status="FINISHED"), model(run=run_key(0).id))
+        await rig.delivered(within_s=MINUTE_S)
+        rig.state(SubjectDeleted(run_key(0)))
+        await rig.delivered(within_s=MINUTE_S)
+        rig.state(MetricsLogged(MODEL, line, 1))
+        await rig.delivered(within_s=MINUTE_S)
+        assert rig.sums["dead_letters"] == 0
+        assert bool(rig.runs(run_key(0).id)) == (on_delete == "keep")
+
+
 # -- looking before creating -------------------------------------------------------------------------------------------
 
 
