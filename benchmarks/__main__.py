@@ -18,7 +18,7 @@ from benchmarks.live import latency, writer
 from benchmarks.results import Others, Row, print_table
 from benchmarks.syncing import sync_points, sync_runs
 from benchmarks.telling import events
-from benchmarks.workspace import into_workspace
+from benchmarks.workspace import following_into_workspace, into_workspace
 from benchmarks.workspace_artifacts import workspace_artifact
 
 BENCHMARKS: dict[str, Callable[[Path], Iterator[Row]]] = {
@@ -28,6 +28,7 @@ BENCHMARKS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "sync-points": sync_points,
     "sync-runs": sync_runs,
     "workspace": into_workspace,
+    "workspace-daemon": following_into_workspace,
     "daemon": daemon_at_rest,
     "latency": latency,
     "writer": writer,

@@ -79,13 +79,13 @@ def _sync_and_follow(stack: ExitStack, folder: Path, case: _Case) -> None:
     case.sync_s = time.monotonic() - begun_s - quiet_s
     case.after_sync_mib = memory_mib(case.pid)
     cpu_before_s = cpu_s(case.pid)
-    sizes = list(_while_a_run_lives(store / EXPERIMENT / "11111111111111111111111111111111", case.pid))
+    sizes = list(while_a_run_lives(store / EXPERIMENT / "11111111111111111111111111111111", case.pid))
     case.live_cores = (cpu_s(case.pid) - cpu_before_s) / LIVE_S
     case.live_mib = max(sizes)
     case.peak_mib = memory_mib(case.pid, "VmHWM")
 
 
-def _while_a_run_lives(run: Path, pid: int) -> Iterator[float]:
+def while_a_run_lives(run: Path, pid: int) -> Iterator[float]:
     """Write 20 points a second into a new run and yield the daemon's size meanwhile."""
     write_run(run, metrics=1, steps=0, status=RUNNING)
     begun_s = time.monotonic()
