@@ -145,10 +145,10 @@ def test_a_run_with_400_metrics_300_params_and_80_tags_is_there_whole_and_explai
         explained = syncd(workspace, "explain", "a" * 32, "--state-dir", state)
         [there] = explained["runs"][0]["destinations"]
         sections = Counter(entry["section"] for entry in there["overflow_entries"])
-        assert sections == {"metrics": 350, "params": 100, "tags": 35}
+        assert sections == {"metrics": 350, "params": 100, "tags": 36}
         [run] = workspace.state.tracking.runs.values()
         assert (len(run.series), len(run.params), len(run.tags)) == (50, 200, 49)
-        assert run.tags["syncd.overflow"] == "metrics: 350, params: 100, tags: 35; see syncd/overflow/"
+        assert run.tags["syncd.overflow"] == "metrics: 350, params: 100, tags: 36; see syncd/overflow/"
         shelf = Shelf.of_run(run.identity)
         lines = workspace.state.artifacts.bytes_of(shelf, "syncd/overflow/metrics/1.jsonl").splitlines()
         assert len(lines) == len(set(lines)) == 350 * 3

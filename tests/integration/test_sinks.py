@@ -298,7 +298,10 @@ async def test_a_sink_that_fails_for_everything_loses_nothing(fed: Fed) -> None:
         assert (fed.letters(), fed.sink()["cursor"]) == ([], 0)
         receiver.status = 200
         await until(lambda: fed.sink()["cursor"] == 4)
-    assert receiver.ids == [one.id for one in fed.told()]
+    # If it mends between the first event, which it failed for, and the next, the first is taken for poison.
+    kept = len(fed.letters())
+    assert kept <= 1
+    assert receiver.ids == [one.id for one in fed.told()][kept:]
 
 
 async def test_a_receiver_that_has_gone_is_sent_no_more_until_the_next_start(fed: Fed) -> None:
