@@ -167,8 +167,9 @@ def arrived(
         points = sent.items if sent.section == POINTS else 0
         about = {**_of(destination_id, subject_id), "now_ms": journal._wall_ms()}
         journal._run("add_progress", {**about, "points": points, "artifacts": 0, "bytes": len(sent.body)})
-        told = {"section": sent.section, "number": sent.number, "items": sent.items}
-        journal._telling.overflowed(destination_id, subject_id, **told)  # type: ignore[arg-type]
+        journal._telling.overflowed(
+            destination_id, subject_id, section=sent.section, number=sent.number, items=sent.items
+        )
         journal._telling.settled(destination_id, subject_id, uploaded=(), letters=(), whole=True)
 
 

@@ -169,8 +169,8 @@ class Telling:
         if not self.is_on or number != 1 or section == INDEX:
             return
         subject = self._subject({"destination_id": destination_id, "subject_id": subject_id})
-        about = {"section": section, "artifact": overflow_path(section, number), "items": items}
-        self.tell(overflow_added(self._place_of(subject), subject.kind, subject.key, subject.there, **about))  # type: ignore[arg-type]
+        about = (self._place_of(subject), subject.kind, subject.key, subject.there)
+        self.tell(overflow_added(*about, section=section, artifact=overflow_path(section, number), items=items))
 
     def _tell_synced(self, destination_id: int, subject_id: int, settled: _Told) -> None:
         """Tell that a run is synced if it is; ``settled`` is the run, or a model that it made."""
