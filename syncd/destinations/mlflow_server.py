@@ -52,7 +52,7 @@ from syncd.destinations.mlflow_wire import (
     tag_of,
     tagged_runs,
 )
-from syncd.errors import Rejected, SubjectGone, Transient
+from syncd.errors import AuthFailed, Rejected, SubjectGone, Transient
 from syncd.rest.client import Json
 
 SEARCHED_SINGLY: Final = 8
@@ -117,6 +117,8 @@ class MlflowServer:
             await self._rest.get(f"{PROXY}/artifacts", query, doing="asking for artifact serving of")
         except (Rejected, NotMlflow):
             return False
+        except AuthFailed:
+            return True  # the same credentials may list experiments: it is there, and refuses them artifacts
         except Transient as exc:
             if not_served(exc.message):
                 return False

@@ -3,7 +3,8 @@
 It alone knows about retrying. Every call waits for a free place (adaptive limit), is let through by the breaker, and
 is made again with full-jitter backoff for as long as it fails for reasons that may pass. There is no last attempt: an
 outage of any length changes only when a call arrives. Only what the server refuses for good comes back as an error,
-and what it has no permission for while it answers others, so that one forbidden experiment does not hold up the rest.
+and what it has no permission for while it answers others, or what it is asked to tell the two apart, so that one
+forbidden experiment does not hold up the rest.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ POISON_FAULTS = 5
 POISON_AFTER_S = 30.0
 # A call that is refused its permission this often, while others are answered in between, is alone in that.
 FORBIDDEN_ALONE = 3
-# When nothing but refusals came for so long, each call has one attempt, waits as long again, and gives way to others:
-# what is forbidden must not keep from being tried what is not.
-REFUSED_LONG_S = 60.0
+# Whether everything is refused is asked at the first refusal, then less and less often; anew after so many quiet waits.
+ASK_AGAIN_S = 1.0
+ASK_AGAIN_AT_MOST_S = 60.0
+QUIET_WAITS = 10
 
 
 @dataclass(slots=True)
@@ -49,15 +51,12 @@ class DestinationState:
     failing_since_s: float | None = None
 
 
-class RefusedForNow(AuthFailed):
-    """Everything that was tried for long is refused; another call may be one that is not."""
-
-
 class Courier:
     """Makes calls to one destination.
 
-    ``on_state`` is told when the state changes. ``most`` is the largest number of requests in flight. A call gives way
-    (``RefusedForNow``) after ``gives_way_after_s`` of nothing but refusals; by default it never does.
+    ``on_state`` is told when the state changes. ``most`` is the largest number of requests in flight. ``ask`` makes one
+    request that whoever may use the destination may make: its answer tells a call that is refused its permission from
+    credentials that are refused, where no other call does.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class Courier:
         *,
         most: int,
         on_state: Callable[[DestinationState], Awaitable[None]],
-        gives_way_after_s: float = float("inf"),
+        ask: Callable[[], Awaitable[object]] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
@@ -76,8 +75,11 @@ class Courier:
         self._probing = asyncio.Lock()
         self._recovered = asyncio.Event()
         self._quiet_until_s = float("-inf")
-        self._refused_since_s: float | None = None
-        self._gives_way_after_s = gives_way_after_s
+        self._ask = ask
+        self._asking = asyncio.Lock()
+        self._asked_s = float("-inf")
+        self._ask_again_s = ASK_AGAIN_S
+        self._ask_was_answered = False
         self._on_state = on_state
         self._monotonic = monotonic
         self.state = DestinationState()
@@ -93,7 +95,6 @@ class Courier:
         Raises:
             Rejected: the server refuses the call for good.
             AuthFailed: this call is refused its permission while others are answered; make it again much later.
-            RefusedForNow: nothing is answered and this has waited long; make another call first, then this one again.
             OutcomeUnknown: only if ``repeat_unknown`` is false.
         """
         faults, refusals = IsolatedFailures(), IsolatedFailures()
@@ -103,7 +104,7 @@ class Courier:
             if isinstance(error, OutcomeUnknown) and not repeat_unknown:
                 return False
             if isinstance(error, AuthFailed):
-                return refusals.count < FORBIDDEN_ALONE and not isinstance(error, RefusedForNow)
+                return refusals.count < FORBIDDEN_ALONE
             return isinstance(error, Transient)
 
         async for attempt in AsyncRetrying(
@@ -112,9 +113,8 @@ class Courier:
             with attempt:
                 try:
                     return await self._attempt(send, urgent=urgent)
-                except AuthFailed as error:
+                except AuthFailed:
                     refusals.failed(self._breaker)
-                    await self._give_way_to_others(error)
                     raise
                 except Transient as error:
                     if error.server_fault:
@@ -130,20 +130,6 @@ class Courier:
                     raise
         raise AssertionError("stop_never stopped")
 
-    async def _give_way_to_others(self, error: AuthFailed) -> None:
-        """When everything has been refused for long, wait, then have the caller make another call in this one's place.
-
-        Raises:
-            RefusedForNow: nothing was answered meanwhile.
-        """
-        if self._refused_since_s is None or self._monotonic() - self._refused_since_s < self._gives_way_after_s:
-            return
-        begun = self._breaker.begun
-        await self._sleep(self._gives_way_after_s)
-        if not self._breaker.has_answered_what_followed(begun):
-            told = {"doing": error.doing, "target": error.target, "hint": error.hint}
-            raise RefusedForNow(error.message, **told) from error
-
     async def _attempt(self, send: Callable[[], Awaitable[T]], *, urgent: bool) -> T:
         async with self._slots.one(urgent=urgent), self._admission():
             attempt = self._breaker.begin()
@@ -153,10 +139,33 @@ class Courier:
                 await self._answered(attempt)
                 raise
             except DestinationError as error:
-                await self._failed(error)
+                if not (isinstance(error, AuthFailed) and await self._is_refused_alone()):
+                    await self._failed(error)
                 raise
             await self._answered(attempt)
             return result
+
+    async def _is_refused_alone(self) -> bool:
+        """Return whether the destination, when asked last, has answered what it does not refuse these credentials."""
+        if self._ask is None:
+            return False
+        async with self._asking:
+            quiet_s = self._monotonic() - self._asked_s
+            if quiet_s >= self._ask_again_s:
+                long_ago = quiet_s >= QUIET_WAITS * ASK_AGAIN_AT_MOST_S
+                self._ask_again_s = ASK_AGAIN_S if long_ago else min(2 * self._ask_again_s, ASK_AGAIN_AT_MOST_S)
+                self._ask_was_answered = await self._is_answered(self._ask)
+                self._asked_s = self._monotonic()
+            return self._ask_was_answered
+
+    async def _is_answered(self, ask: Callable[[], Awaitable[object]]) -> bool:
+        attempt = self._breaker.begin()
+        try:
+            await ask()
+        except DestinationError:
+            return False
+        await self._answered(attempt)
+        return True
 
     @asynccontextmanager
     async def _admission(self) -> AsyncIterator[None]:
@@ -175,7 +184,6 @@ class Courier:
 
     async def _answered(self, attempt: int) -> None:
         self._limit.succeeded()
-        self._refused_since_s = None
         closed = self._breaker.answered(attempt)
         if closed:
             self._recovered.set()
@@ -192,8 +200,6 @@ class Courier:
         now_s = self._monotonic()
         if not isinstance(error, AuthFailed):
             self._limit.failed(now_s)
-        elif self._refused_since_s is None:
-            self._refused_since_s = now_s
         if isinstance(error, Transient) and error.throttled:
             if error.retry_after_s:
                 self._quiet_until_s = max(self._quiet_until_s, now_s + error.retry_after_s)

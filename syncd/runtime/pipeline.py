@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -19,7 +20,7 @@ from syncd.errors import DestinationError
 from syncd.journal.journal import DestinationRow, Journal
 from syncd.runtime.assembly import StoreOpening, limits_of, open_artifact, open_doors, store_openings
 from syncd.runtime.channel import Channel
-from syncd.runtime.courier import REFUSED_LONG_S, Courier, DestinationState, RefusedForNow
+from syncd.runtime.courier import Courier, DestinationState
 from syncd.runtime.intake import Intake, IntakeSettings
 from syncd.runtime.journal_thread import JournalThread
 from syncd.runtime.message_assembly import MessageOpening, Names, message_intakes
@@ -86,7 +87,7 @@ class Pipeline:
                 name,
                 most=self._settings[name].max_concurrency,
                 on_state=self._recorder(row),
-                gives_way_after_s=REFUSED_LONG_S,
+                ask=partial(self._open_and_probe, name),
             )
         self.intakes = [self._intake(source, audience) for source in self._sources for audience in self._audiences()]
         self.message_intakes = message_intakes(
@@ -182,8 +183,6 @@ class Pipeline:
         while True:
             try:
                 return await self.couriers[row.name].call(lambda: self._open_and_probe(row.name))
-            except RefusedForNow:
-                continue  # it has waited long enough
             except DestinationError as error:
                 if len(self._rows) == 1:
                     raise

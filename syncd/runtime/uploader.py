@@ -20,7 +20,6 @@ import structlog
 from syncd.errors import AuthFailed, JournalError
 from syncd.journal.journal import Journal
 from syncd.runtime.channel import Channel
-from syncd.runtime.courier import RefusedForNow
 from syncd.runtime.identities import Identities
 from syncd.runtime.lane import Lane, Outcome
 from syncd.runtime.places import Places
@@ -63,7 +62,6 @@ class Uploader:
         self._settling = asyncio.Lock()
         self._lane_ended = asyncio.Event()
         self.faults: dict[int, str] = {}
-        self._refused: set[int] = set()  # while everything was
         self._gathering: set[int] = set()  # points that make a segment later
         self._unmoved: set[int] = set()  # what waits for another fact, which may never come
 
@@ -133,10 +131,9 @@ class Uploader:
 
     def _startable(self) -> Iterator[tuple[int, float]]:
         """Yield what has no lane and may have one, with the time from which it may."""
-        held_up = self.faults.keys() | self._refused
-        no_more_held_up = len(self._running & held_up) >= LANES_FOR_HELD_UP
+        no_more_held_up = len(self._running & self.faults.keys()) >= LANES_FOR_HELD_UP
         for one, due_s in self._due.items():
-            if one not in self._running and not (no_more_held_up and one in held_up):
+            if one not in self._running and not (no_more_held_up and one in self.faults):
                 yield one, due_s
 
     async def _wait(self, wait_s: float | None) -> None:
@@ -151,7 +148,6 @@ class Uploader:
             lane = Lane(self.channel, self._identities, self._places, subject, wall_ms=self._wall_ms)
             outcome = await lane.run()
             await self._overcome(subject)
-            self._refused.discard(subject)
             self._unmoved.discard(subject)
             if outcome is Outcome.LATER:
                 later_s = 0.0 if self.channel.hurries and lane.gathers else lane.later_s
@@ -162,10 +158,6 @@ class Uploader:
                     self._unmoved.add(subject)
         except JournalError:
             raise
-        except RefusedForNow:
-            self._refused.add(subject)
-            self._due.pop(subject, None)
-            self._due[subject] = time.monotonic()  # behind all that waits
         except AuthFailed as error:
             if subject not in self.faults:
                 log.warning("not permitted; it is tried again later", subject=subject, error=str(error))

@@ -24,7 +24,7 @@ from syncd.core.facts import Fact, Reading
 from syncd.core.filters import Filter
 from syncd.journal.journal import Journal
 from syncd.runtime.channel import Channel
-from syncd.runtime.courier import REFUSED_LONG_S, Courier, DestinationState
+from syncd.runtime.courier import Courier, DestinationState
 from syncd.runtime.journal_thread import JournalThread
 from syncd.runtime.uploader import Uploader
 from tests.journal_filling import NOW_MS
@@ -77,7 +77,7 @@ class Delivering:
             name="d",
             destination=self.fake,
             reader=self.fake,
-            courier=Courier("d", most=8, on_state=self._on_state, gives_way_after_s=REFUSED_LONG_S, monotonic=now_s),
+            courier=Courier("d", most=8, on_state=self._on_state, ask=self.fake.probe, monotonic=now_s),
             journal=_JournalInTheLoop(self.journal),
             limits=self.fake.limits,
             logged_models=True,

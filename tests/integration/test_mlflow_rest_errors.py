@@ -471,6 +471,11 @@ async def test_disabled_artifact_serving_is_rejected_not_retried(proxy: FaultPro
     assert not (await server.probe()).proxied_artifacts
 
 
+async def test_artifacts_that_are_forbidden_are_served_all_the_same(proxy: FaultProxy, server: MlflowServer) -> None:
+    proxy.add(Rule("answer", status=403, path="mlflow-artifacts"))
+    assert (await server.probe()).proxied_artifacts
+
+
 BAD_NAMES = ["a%20b", "%2e%2e", "a#b", "a\tb", "a\nb", "../a", "/a", "a//b", "a/", "", ".", "\udcff", "x" * 256]
 
 

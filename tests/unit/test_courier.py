@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import wraps
+from itertools import pairwise
 
 import pytest
 
@@ -44,13 +45,13 @@ def now_s():
     return asyncio.get_running_loop().time()
 
 
-def courier(most=8):
+def courier(most=8, ask=None):
     states = []
 
     async def on_state(state):
         states.append(state.name)
 
-    made = Courier("there", most=most, on_state=on_state, monotonic=now_s)
+    made = Courier("there", most=most, on_state=on_state, ask=ask, monotonic=now_s)
     return made, states
 
 
@@ -126,6 +127,40 @@ async def test_what_alone_is_forbidden_comes_back_while_others_are_answered():
         await made.call(forbidden.send)
     working.cancel()
     assert len(forbidden.calls) == FORBIDDEN_ALONE
+
+
+@virtually
+async def test_what_is_forbidden_comes_back_where_no_other_call_is_made():
+    asked = Server()
+    made, states = courier(ask=asked.send)
+    forbidden = [Server(*[AuthFailed("403")] * 1000) for _ in range(8)]
+    refused = await asyncio.gather(*[made.call(server.send) for server in forbidden], return_exceptions=True)
+    assert [str(error) for error in refused] == ["403"] * 8
+    assert [len(server.calls) for server in forbidden] == [FORBIDDEN_ALONE] * 8
+    assert len(asked.calls) == FORBIDDEN_ALONE
+    assert now_s() < 10
+    assert states == ["up"]
+
+
+@virtually
+async def test_a_token_refused_for_everything_is_asked_about_ever_less_often():
+    asked_s = []
+
+    async def refused_for_an_hour():
+        if now_s() < HOUR_S:
+            raise AuthFailed("401")
+        return "answer"
+
+    async def ask():
+        asked_s.append(now_s())
+        await refused_for_an_hour()
+
+    made, states = courier(ask=ask)
+    assert await asyncio.gather(*[made.call(refused_for_an_hour) for _ in range(3)]) == ["answer"] * 3
+    assert states == ["auth", "up"]
+    pauses_s = [later - earlier for earlier, later in pairwise(asked_s)]
+    assert pauses_s[0] < 10
+    assert min(pauses_s[10:]) >= 60
 
 
 @virtually
