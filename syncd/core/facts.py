@@ -44,7 +44,10 @@ class ExperimentSeen:
 
 @dataclass(frozen=True, slots=True)
 class RunSeen:
-    """A run's present head: everything that MLflow's run info holds. Times in ms since the epoch, UTC."""
+    """A run's present head: everything that MLflow's run info holds. Times in ms since the epoch, UTC.
+
+    ``origin`` is the name of the source that has read it, on the machine where it was read; "" where that is this one.
+    """
 
     subject: SubjectKey
     experiment: SubjectKey
@@ -54,6 +57,7 @@ class RunSeen:
     end_time_ms: int | None
     user_id: str = ""
     parent_run_id: str = ""  # source id of the parent, from the tag mlflow.parentRunId
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ class ModelSeen:
     creation_time_ms: int | None
     params: Mapping[str, str]
     tags: Mapping[str, str]
+    origin: str = ""  # as a run's
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""What one syncd hands to another through a broker: its journal's changes, cut into messages and read again."""
