@@ -15,6 +15,7 @@ from pathlib import Path
 from benchmarks.ceilings import ceiling, flat_memory, import_memory
 from benchmarks.following import daemon_at_rest
 from benchmarks.live import latency, writer
+from benchmarks.messaging import mqtt, service_bus, webhook
 from benchmarks.results import Others, Row, print_table
 from benchmarks.syncing import sync_points, sync_runs
 from benchmarks.telling import events
@@ -33,6 +34,9 @@ BENCHMARKS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "latency": latency,
     "writer": writer,
     "events": events,
+    "messages-service-bus": service_bus,
+    "messages-mqtt": mqtt,
+    "messages-webhook": webhook,
     "workspace-artifact": workspace_artifact,
 }
 
