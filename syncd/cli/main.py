@@ -15,7 +15,9 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
 
 from syncd import __version__
 from syncd.cli.exit_codes import ExitCode, exit_code_of
@@ -30,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``syncd`` with the arguments ``argv`` (``sys.argv`` if None) and return its exit code."""
     arguments = build_parser().parse_args(argv)
     try:
-        command = importlib.import_module(f"syncd.cli.{arguments.command}")
+        command = _imported(arguments.command)
         code = int(command.execute(arguments))
         sys.stdout.flush()
         return code
@@ -52,6 +54,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         print(f"syncd {arguments.command}: unexpected; please report the lines above", file=sys.stderr)
         return ExitCode.UNEXPECTED
+
+
+def _imported(command: str) -> ModuleType:
+    """Return the module of a command.
+
+    structlog loads rich where it is there, 4 MiB for tracebacks that syncd prints plainly; so it is not there for it.
+    A progress bar imports rich itself, later.
+    """
+    with _hidden("rich"):
+        return importlib.import_module(f"syncd.cli.{command}")
+
+
+@contextmanager
+def _hidden(name: str) -> Iterator[None]:
+    """Let ``import name`` fail meanwhile, as a None in ``sys.modules`` does, unless it was imported before."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -110,6 +110,15 @@ def test_help_is_fast_because_it_imports_little() -> None:
     assert {"aiohttp", "asyncio", "yaml", "sqlite3", "structlog", "mlflow", "tomllib"}.isdisjoint(modules)
 
 
+def test_structlog_does_not_load_rich_which_is_there_for_progress_bars_all_the_same() -> None:
+    script = (
+        "import sys; from syncd.cli.main import main; code = main(['run', '--config', '/nowhere.toml'])\n"
+        "print(code, {'structlog', 'rich'} & set(sys.modules)); import rich.progress"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{ExitCode.CONFIGURATION.value} {{'structlog'}}\n"
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main.main(["--version"])
