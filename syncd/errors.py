@@ -50,7 +50,20 @@ class JournalFull(JournalError):
 
 
 class JournalCorrupt(JournalError):
-    """The journal's file is damaged or was written by a newer syncd."""
+    """The journal's file is damaged."""
+
+
+class JournalNewer(JournalError):
+    """A newer syncd wrote the journal; ``replaceable`` says that the sources still have all that it holds."""
+
+    def __init__(self, message: str, *, replaceable: bool, target: str) -> None:
+        super().__init__(
+            message,
+            doing="opening",
+            target=target,
+            hint="run the newer syncd: messages that it has taken may be in this file alone",
+        )
+        self.replaceable = replaceable
 
 
 class SourceError(SyncdError):

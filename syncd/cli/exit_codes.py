@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from syncd.errors import AuthFailed, ConfigError, SyncdError, Transient
+from syncd.errors import AuthFailed, ConfigError, JournalNewer, SyncdError, Transient
 
 
 class ExitCode(IntEnum):
@@ -22,7 +22,7 @@ class ExitCode(IntEnum):
 
 def exit_code_of(error: SyncdError) -> ExitCode:
     """Return the code of an error that ended a command."""
-    if isinstance(error, ConfigError):
+    if isinstance(error, ConfigError | JournalNewer):  # to start again changes nothing
         return ExitCode.CONFIGURATION
     if isinstance(error, Transient | AuthFailed):
         return ExitCode.UNREACHABLE

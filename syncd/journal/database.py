@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from syncd.errors import JournalCorrupt, JournalError, JournalFull
+from syncd.errors import JournalCorrupt, JournalError, JournalFull, JournalNewer
 from syncd.journal.queries import SCHEMA, SCHEMA_EVENTS, SCHEMA_MESSAGES, SCHEMA_OVERFLOW
 
 FILE_NAME = "journal.db"
@@ -48,17 +48,27 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """Open the journal's file for use from any one thread at a time.
 
     Raises:
-        JournalCorrupt: damaged, or of a newer version.
+        JournalCorrupt: damaged.
+        JournalNewer: of a newer version; nothing in it is changed.
         JournalError: anything else.
     """
     connection = _open(f"file:{_quote(path)}?mode={'ro' if read_only else 'rwc'}", path, prepare=not read_only)
-    if _version(connection, path) > VERSION:
-        version = _version(connection, path)
+    version = _version(connection, path)
+    if version > VERSION:
+        replaceable = _has_taken_no_message(connection)
         connection.close()
-        raise JournalCorrupt(
-            f"its version {version} is newer than this syncd's {VERSION}", doing="opening", target=str(path)
-        )
+        message = f"its version {version} is newer than this syncd's {VERSION}"
+        raise JournalNewer(message, replaceable=replaceable, target=str(path))
     return connection
+
+
+def _has_taken_no_message(connection: sqlite3.Connection) -> bool:
+    """Return whether all in a journal of any version came from stores, which can be read again."""
+    try:
+        taken = connection.execute("SELECT EXISTS (SELECT 1 FROM message_count) OR EXISTS (SELECT 1 FROM inbox)")
+        return not taken.fetchone()[0]
+    except sqlite3.Error:
+        return False
 
 
 def join(path: Path) -> sqlite3.Connection:

@@ -40,7 +40,7 @@ from syncd.core.facts import (
     TagsDeleted,
     TagsSet,
 )
-from syncd.errors import JournalCorrupt, JournalError, JournalFull
+from syncd.errors import JournalCorrupt, JournalError, JournalFull, JournalNewer
 from syncd.journal.database import FILE_NAME, Reserve, connect, quarantine, translated
 from syncd.journal.overflow import OverPoints, add_points
 from syncd.journal.queries import STATEMENTS as SQL
@@ -158,11 +158,12 @@ class Journal:
         ``condemned`` says that the present file proved damaged in use: it is moved aside in any case.
         ``event_source`` is the CloudEvents source of what is told ("syncd/host"); without it nothing is told.
 
-        A journal that is damaged or newer is moved aside, not deleted, and a new one is begun: the sources are then
-        read anew and the destinations are asked what they already hold.
+        A journal that is damaged, or newer and of stores alone, is moved aside, not deleted, and a new one is begun:
+        the sources are then read anew and the destinations are asked what they already hold.
 
         Raises:
             JournalLocked: another process uses the directory.
+            JournalNewer: a newer syncd wrote it and took messages into it, which no source states again.
             JournalFull: no space even to open it.
             JournalError: the directory cannot be used.
         """
@@ -186,7 +187,9 @@ class Journal:
             if condemned:
                 raise JournalCorrupt("it proved damaged while it was used")
             self._connection = connect(self._path)
-        except JournalCorrupt as error:
+        except (JournalCorrupt, JournalNewer) as error:
+            if isinstance(error, JournalNewer) and not error.replaceable:
+                raise
             stamp = datetime.fromtimestamp(self._wall_ms() / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
             self.rebuilt_from = quarantine(self._path, stamp)
             log.warning(

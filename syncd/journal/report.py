@@ -227,8 +227,8 @@ class JournalReport:
         """Open the journal for reading; None when there is none yet.
 
         Raises:
-            JournalCorrupt: damaged, or of a newer version.
-            JournalError: it cannot be read, or is of an older version.
+            JournalCorrupt: damaged.
+            JournalError: it cannot be read, or is of an older or a newer version.
         """
         path = state_dir / FILE_NAME
         if not _is_there(path):

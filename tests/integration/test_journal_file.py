@@ -13,15 +13,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from syncd.cli.exit_codes import ExitCode, exit_code_of
 from syncd.core.changes import Section
 from syncd.core.facts import Reading
-from syncd.errors import JournalFull, JournalLocked
-from syncd.journal.database import FILE_NAME, RESERVE_NAME, VERSION
+from syncd.errors import JournalFull, JournalLocked, JournalNewer
+from syncd.journal.database import FILE_NAME, RESERVE_NAME
 from syncd.journal.journal import Delivered, Journal
+from syncd.journal.report import JournalReport
 from syncd.journal.state_lock import StateLock, running_pid
 from tests.journal_filling import commit, experiment, head, points, run_id, tags
 from tests.mounting import can_mount
@@ -172,6 +175,7 @@ def test_a_transaction_that_was_under_way_leaves_nothing_of_itself(tmp_path: Pat
 COMMIT_FOR_EVER = """
 import sys
 from pathlib import Path
+from syncd.cli.exit_codes import ExitCode, exit_code_of
 from syncd.core.changes import Section
 from syncd.journal.journal import Delivered, Journal
 from tests.journal_filling import commit, experiment, head, points, run_id
@@ -236,7 +240,7 @@ def wrong_pages(path: Path) -> None:
 
 def newer(path: Path) -> None:
     connection = sqlite3.connect(path)
-    connection.execute(f"PRAGMA user_version = {VERSION + 1}")
+    connection.execute("PRAGMA user_version = 999")
     connection.commit()
     connection.close()
 
@@ -255,6 +259,24 @@ def test_a_journal_that_cannot_be_used_is_put_aside_whole_and_begun_anew(tmp_pat
     again = Journal.open(tmp_path)
     assert again.rebuilt_from is None
     again.close()
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["its tables are known", "they are not"])
+def test_a_newer_journal_that_took_messages_is_refused_and_left_as_it_is(tmp_path: Path, known: bool) -> None:
+    filled(tmp_path)
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
+        if known:
+            connection.execute("INSERT INTO inbox (source_id, digest, at_ms) VALUES (1, x'00', 0)")
+        else:
+            connection.execute("ALTER TABLE inbox RENAME TO taken_messages")
+    newer(tmp_path / FILE_NAME)
+    before = (tmp_path / FILE_NAME).read_bytes()
+    for opening in (Journal.open, JournalReport.open):
+        with pytest.raises(JournalNewer, match=r"version 999 is newer.*run the newer syncd"):
+            opening(tmp_path)
+    assert exit_code_of(JournalNewer("", replaceable=False, target="")) == ExitCode.CONFIGURATION
+    assert (tmp_path / FILE_NAME).read_bytes() == before
+    assert put_aside(tmp_path) == []
 
 
 def test_no_flipped_byte_ends_in_anything_but_a_whole_or_a_new_journal(tmp_path: Path) -> None:
