@@ -54,6 +54,9 @@ def read_mqtt_source(table: Table) -> MqttSourceSettings:
         topics=topics,
         session_expiry_s=table.seconds("session_expiry_s", default.session_expiry_s),
     )
+    if settings.relay and settings.is_shared:
+        what = "relay = true needs topics of its own: a shared subscription hands the parts of one file to several"
+        table.refuse("topics", what, 'for example "syncd/relay/+"')
     table.refuse_unknown_keys(of='a source of kind "mqtt"')
     return settings
 

@@ -10,6 +10,7 @@ from syncd.configuration.secret import Secret
 
 AllowedCommand = Literal["sync", "pause", "resume"]
 StaleStatus = Literal["FAILED", "KILLED"]
+OnDelete = Literal["keep", "delete"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,8 @@ class MessageOptions:
     levels of a topic are device and run. ``commands`` are allowed, no others; a message may name files below ``roots``.
     A run is created when its start has come or ``start_patience_s`` have passed. After ``stale_after_s`` of silence it
     is marked, and taken to have ended as ``end_stale_as`` where that is set.
+    ``relay``: whether messages of another syncd are taken; a run that was deleted there is kept or deleted here as
+    ``on_delete`` says.
     ``broker_keeps_refused``: whether the broker has a place for messages that are refused.
     """
 
@@ -34,6 +37,8 @@ class MessageOptions:
     start_patience_s: float = 2.0
     stale_after_s: float | None = None
     end_stale_as: StaleStatus | None = None
+    relay: bool = False
+    on_delete: OnDelete = "keep"
 
     @property
     def is_shared(self) -> bool:

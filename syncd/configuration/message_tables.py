@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, TypedDict, get_args
 
-from syncd.configuration.message_settings import AllowedCommand, MessageOptions, StaleStatus, WebhookSettings
+from syncd.configuration.message_settings import (
+    AllowedCommand,
+    MessageOptions,
+    OnDelete,
+    StaleStatus,
+    WebhookSettings,
+)
 from syncd.configuration.reading import Table, suggestion, warn_of_written_secret
 from syncd.configuration.secret import Secret
 from syncd.core.messages.topics import TopicPattern
@@ -28,6 +34,8 @@ class MessageKeys(TypedDict):
     start_patience_s: float
     stale_after_s: float | None
     end_stale_as: StaleStatus | None
+    relay: bool
+    on_delete: OnDelete
 
 
 def read_message_keys(table: Table) -> MessageKeys:
@@ -42,6 +50,9 @@ def read_message_keys(table: Table) -> MessageKeys:
     end_stale_as = _end_stale_as(table)
     if end_stale_as is not None and stale_after_s is None:
         table.refuse("end_stale_as", "it says how a run ends after stale_after_s, which is missing")
+    relay = table.boolean("relay", default=default.relay)
+    if table.has("on_delete") and not relay:
+        table.refuse("on_delete", "only another syncd says that a run was deleted", "add relay = true")
     return {
         "name": table.name(),
         "experiment": table.text("experiment", ""),
@@ -52,6 +63,8 @@ def read_message_keys(table: Table) -> MessageKeys:
         "start_patience_s": table.seconds("start_patience_s", default.start_patience_s),
         "stale_after_s": stale_after_s,
         "end_stale_as": end_stale_as,
+        "relay": relay,
+        "on_delete": table.choice("on_delete", get_args(OnDelete), default.on_delete),
     }
 
 
@@ -80,6 +93,8 @@ def read_webhook(table: Table) -> WebhookSettings:
     secrets = table.secrets("secrets")
     for index, secret in enumerate(secrets):
         _check_signing_secret(table, index, secret)
+    if table.has("relay"):
+        table.refuse("relay", "messages of another syncd are not taken by HTTP", "use a service-bus or mqtt source")
     token, password = table.secret("token"), table.secret("password")
     username = table.text("username") if table.has("username") else None
     for key, written in (("token", token), ("password", password)):

@@ -25,7 +25,7 @@ from syncd.configuration.broker_settings import (
     ServiceBusSinkSettings,
     ServiceBusSourceSettings,
 )
-from syncd.configuration.message_settings import WebhookSettings
+from syncd.configuration.message_settings import OnDelete, WebhookSettings
 from syncd.configuration.secret import Secret
 from syncd.configuration.sink_settings import EventGridSinkSettings, WebhookSinkSettings
 from syncd.core.filters import Filter
@@ -34,7 +34,6 @@ from syncd.rest.streaming import Deadlines
 
 LogFormat = Literal["auto", "json", "plain"]
 LogLevel = Literal["debug", "info", "warning", "error"]
-OnDelete = Literal["keep", "delete"]
 Duplicates = Literal["auto", "ignored", "appended"]
 MAX_CONCURRENCY = 6
 # A workspace is far away and not one small server: what it answers, not what it computes, is waited for.

@@ -28,7 +28,7 @@ from syncd.configuration.broker_tables import (
     read_service_bus_source,
 )
 from syncd.configuration.credentials import is_loopback, split_userinfo
-from syncd.configuration.message_settings import WebhookSettings
+from syncd.configuration.message_settings import OnDelete, WebhookSettings
 from syncd.configuration.message_tables import read_webhook
 from syncd.configuration.model import (
     MAX_CONCURRENCY,
@@ -38,7 +38,6 @@ from syncd.configuration.model import (
     MessageSourceSettings,
     MlflowDbSettings,
     MlrunsSettings,
-    OnDelete,
     SinkSettings,
     SourceSettings,
     StoreOptions,

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from syncd.errors import JournalCorrupt, JournalError, JournalFull, JournalNewer
-from syncd.journal.queries import SCHEMA, SCHEMA_EVENTS, SCHEMA_MESSAGES, SCHEMA_OVERFLOW
+from syncd.journal.queries import SCHEMA, SCHEMA_EVENTS, SCHEMA_MESSAGES, SCHEMA_OVERFLOW, SCHEMA_RELAY
 
 FILE_NAME = "journal.db"
 RESERVE_NAME = "reserve"
 RESERVE_BYTES = 8 * 1024 * 1024
 
 # migrations[n] brings a journal of version n to n + 1. Version 0 is an empty file.
-MIGRATIONS: tuple[str, ...] = (SCHEMA, SCHEMA_EVENTS, SCHEMA_MESSAGES, SCHEMA_OVERFLOW)
+MIGRATIONS: tuple[str, ...] = (SCHEMA, SCHEMA_EVENTS, SCHEMA_MESSAGES, SCHEMA_OVERFLOW, SCHEMA_RELAY)
 VERSION = len(MIGRATIONS)
 
 _FULL = {sqlite3.SQLITE_FULL}

@@ -46,12 +46,16 @@ from syncd.core.messages.statements import (
     ForeignEvent,
     Ignored,
     KeptArtifact,
+    KeptChunk,
+    Relayed,
     RunStatement,
     Statement,
 )
 from syncd.core.metric_lines import pack
+from syncd.core.relay.values import RelayedFacts
 from syncd.core.source_tags import LAST_ACTIVITY
 from syncd.journal.journal import FactIntake, Journal
+from syncd.journal.relayed import RelayStep
 from syncd.journal.silence import activity_text
 
 IDENTITIES: Final = 1_000_000
@@ -189,6 +193,9 @@ class Inbox:
         return dict.fromkeys(destinations, facts.subjects)
 
     def _is_new(self, told: Told, taken: Taken) -> bool:
+        if isinstance(told.statement, KeptChunk):  # what is there of its file says whether it is known
+            taken.repeated += told.statement.outcome == "known"
+            return told.statement.outcome != "known"
         digest = hashlib.blake2b(told.identity.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         row = (self.source_id, digest, self.journal._wall_ms())
         known = self.journal._run("add_to_inbox", row).rowcount == 0
@@ -269,9 +276,16 @@ class _Step:
         ``roots`` gets the directories of the spool that are now in use.
         """
         runs: dict[bool, list[RunStatement]] = {False: [], True: []}
+        relay = RelayStep(self._journal, self._facts, self._source_id, roots)
         for one in told:
-            if not isinstance(one.statement, Command | ForeignEvent | Ignored):
-                runs[one.elsewhere].append(one.statement)
+            match one.statement:
+                case RelayedFacts() | KeptChunk():
+                    relay.take(one.statement, again=one.elsewhere)
+                case Command() | ForeignEvent() | Ignored() | Relayed():
+                    pass
+                case _:
+                    runs[one.elsewhere].append(one.statement)
+        relay.flush()
         for elsewhere, statements in runs.items():
             for run_id, found in gather(statements).items():
                 self._add(SubjectKey("run", run_id), found, roots, again=elsewhere)

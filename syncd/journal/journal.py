@@ -589,6 +589,11 @@ class Journal:
         """Return what could not be read: (source, where, what)."""
         return [(row[0], row[1], row[2]) for row in self._fetch("problems")]
 
+    def doubt_points(self, source_ids: Iterable[int]) -> None:
+        """Take note that somebody else may have been handed the points of these sources that wait here."""
+        with self._transaction("doubting what waits"):
+            self._many("doubt_points", ([source_id] for source_id in source_ids))
+
     def data_version(self) -> int:
         """Return a number that changes when another process has written (``syncd dlq retry``)."""
         with self._lock, translated("looking for changes", self._path):
@@ -642,6 +647,12 @@ class FactIntake:
                 self._merge_tags(subject_id, fact)
         self.subjects.add(subject_id)
         return self._add_change(subject_id, encode(fact), self._again(fact))
+
+    def refer(self, head: Head) -> None:
+        """Put the head of a subject that has none yet into the journal; nothing is delivered for it."""
+        subject_id = self.id_of(head.subject)
+        if not self._journal._run("is_described", {"id": subject_id}).fetchone()[0]:
+            self._put_head(subject_id, head)
 
     def _merge_tags(self, subject_id: int, fact: TagsSet | TagsDeleted) -> None:
         tags = parse(self._journal._run("tags", {"id": subject_id}).fetchone()[0].encode())

@@ -1,4 +1,4 @@
-"""Load the named statements of queries.sql and queries_events.sql."""
+"""Load the named statements of the queries*.sql beside this module."""
 
 from __future__ import annotations
 
@@ -30,5 +30,12 @@ SCHEMA = _text_of("schema.sql")
 SCHEMA_EVENTS = _text_of("schema_events.sql")
 SCHEMA_MESSAGES = _text_of("schema_messages.sql")
 SCHEMA_OVERFLOW = _text_of("schema_overflow.sql")
-_QUERIES = ("queries.sql", "queries_events.sql", "queries_messages.sql", "queries_overflow.sql")
+SCHEMA_RELAY = _text_of("schema_relay.sql")
+_QUERIES = (
+    "queries.sql",
+    "queries_events.sql",
+    "queries_messages.sql",
+    "queries_overflow.sql",
+    "queries_relay.sql",
+)
 STATEMENTS = load_statements("".join(map(_text_of, _QUERIES)))

@@ -79,7 +79,7 @@ SELECT kind, name, source, at_ms FROM pause ORDER BY kind, name;
 INSERT INTO spooled (root, subject_id, seq, size_bytes) VALUES (?, ?, ?, ?);
 
 -- name: spooled_roots
-SELECT root FROM spooled;
+SELECT root FROM spooled UNION ALL SELECT root FROM partial WHERE root <> '';
 
 -- name: spooled_bytes
 SELECT COALESCE(SUM(size_bytes), 0) FROM spooled;

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from syncd.core.messages.statements import InlineArtifact, KeptArtifact
-from syncd.errors import JournalError, JournalFull
+from syncd.errors import JournalError, JournalFull, MessageRefused
 from syncd.journal.journal import Journal
 from syncd.journal.queries import STATEMENTS as SQL
 
@@ -43,12 +43,13 @@ class Spool:
                 if entry.name not in known:
                     shutil.rmtree(entry, ignore_errors=True)
         except OSError as exc:
-            raise _translated(exc, self._directory) from exc
+            raise translated(exc, self._directory) from exc
 
     def keep(self, artifact: InlineArtifact) -> KeptArtifact:
         """Write an artifact's bytes down for good.
 
         Raises:
+            MessageRefused: no file can have that path here.
             JournalFull: there is no space; nothing is left of it.
             JournalError: the directory cannot be written.
         """
@@ -57,7 +58,7 @@ class Spool:
             found = _write(root, artifact)
         except OSError as exc:
             shutil.rmtree(root, ignore_errors=True)
-            raise _translated(exc, root) from exc
+            raise translated(exc, root) from exc
         return KeptArtifact(
             path=artifact.path,
             root=str(root),
@@ -95,11 +96,17 @@ def _write(root: Path, artifact: InlineArtifact) -> os.stat_result:
         file.flush()
         os.fsync(file.fileno())
         found = os.fstat(file.fileno())
+    sync_directories(path, up_to=root.parent)
+    return found
+
+
+def sync_directories(path: Path, *, up_to: Path) -> None:
+    """Have the directories above a file survive power loss."""
     directory = path.parent
     while True:
         _sync_directory(directory)
-        if directory == root.parent:
-            return found
+        if directory == up_to:
+            return
         directory = directory.parent
 
 
@@ -111,6 +118,9 @@ def _sync_directory(path: Path) -> None:
         os.close(opened)
 
 
-def _translated(error: OSError, target: Path) -> JournalError:
+def translated(error: OSError, target: Path) -> JournalError | MessageRefused:
+    """Return our error for one of the file system."""
+    if error.errno == errno.ENAMETOOLONG:
+        return MessageRefused("no file can have so long a path here")
     kind = JournalFull if error.errno in _FULL else JournalError
     return kind(error.strerror or str(error), doing="writing", target=str(target), hint="free space in state_dir")

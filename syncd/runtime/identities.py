@@ -195,10 +195,15 @@ class Identities:
         stated = {key: tag for key, tag in merge_small(changes).tags.items() if key not in OWN_TAGS}
         own = {
             source_tags.SOURCE_RUN_ID: subject.key.id,
-            source_tags.SOURCE: self._channel.source_names[subject.source_id],
+            source_tags.SOURCE: self._source_name(subject),
             source_tags.SESSION: self._session,
         }
         return {**dict(islice(stated.items(), CREATE_TAGS)), **own}
+
+    def _source_name(self, subject: Subject) -> str:
+        """Return the name of the source that has read it, on whichever machine that was."""
+        origin = "" if isinstance(subject.head, ExperimentSeen | None) else subject.head.origin
+        return origin or self._channel.source_names[subject.source_id]
 
     async def _find_or_create_run(
         self, subject: Subject, experiment_id: str, wanted: CreateRun
@@ -237,7 +242,7 @@ class Identities:
         tags = {
             **head.tags,
             source_tags.SOURCE_MODEL_ID: subject.key.id,
-            source_tags.SOURCE: self._channel.source_names[subject.source_id],
+            source_tags.SOURCE: self._source_name(subject),
         }
         most = self._channel.limits.batch_params
         first, rest = dict(list(head.params.items())[:most]), dict(list(head.params.items())[most:])
@@ -363,4 +368,5 @@ class Identities:
         if kind == "run":
             await self._tell_children(subject, other.id)
         await channel.journal.do(overflow.forget, channel.id, subject_id)  # it went with ours
+        self._created_tags.pop(subject_id, None)  # so did they
         await self._bind(subject, Binding(other.id, other.artifact_root, adopted=True, appends=binding.appends))

@@ -19,6 +19,7 @@ from syncd.core.requests import DeleteRun, FinalizeModel, LogModelParams, SetExp
 from syncd.destinations.base import RemoteRun
 from syncd.errors import OverLimit, Rejected
 from syncd.journal.journal import Binding, DeadLetter, Journal, Subject
+from syncd.journal.relayed import is_reopened
 from syncd.runtime.artifacts import ArtifactDelivery
 from syncd.runtime.channel import Channel
 from syncd.runtime.identities import HeadUnknown, Identities
@@ -77,6 +78,7 @@ class Lane:
         self.gathers = False
         self._subject_id = subject_id
         self._wall_ms = wall_ms
+        self._is_shared = False
         self._settlement = Settlement(channel, subject_id)
 
     @property
@@ -91,6 +93,7 @@ class Lane:
             JournalError: the journal cannot be used.
         """
         subject = await self._channel.journal.do(Journal.subject, self._subject_id)
+        self._is_shared = subject.source_id in self._channel.shared
         if not await is_wanted(self._channel, subject):
             await self._settle_unwanted()
             return Outcome.DONE
@@ -121,8 +124,8 @@ class Lane:
 
     def _may_have_twin(self, subject: Subject, binding: Binding) -> bool:
         """Say whether another daemon may have created it as well; an experiment cannot, its name is its identity."""
-        shared = subject.source_id in self._channel.shared and subject.key.kind != "experiment"
-        return shared and not (binding.adopted or binding.checked)
+        may_have = self._is_shared and subject.key.kind != "experiment"
+        return may_have and not (binding.adopted or binding.checked)
 
     # -- what the destination does not want ------------------------------------------------------------------------
 
@@ -245,7 +248,7 @@ class Lane:
             return Outcome.DONE
         stated = [change for change in heads if change.kind == "head"]
         head = decode_head(stated[-1].body) if stated else None
-        if isinstance(head, RunSeen):
+        if isinstance(head, RunSeen) and not await self._is_overtaken(head, binding):
             await self._update_run(binding, head, name_there, held)
         await self._settlement.add(Section.HEAD, [change.seq for change in heads])
         note = "deleted in the store, kept here" if heads[-1].kind == "deleted" else ""
@@ -256,6 +259,19 @@ class Lane:
         name = subject.head.name if subject.head else ""
         if held_name(name, self._channel.limits.run_name_length) != name:
             await overflow.keep("tags", {source_tags.RUN_NAME: name})
+
+    async def _is_overtaken(self, head: RunSeen, binding: Binding) -> bool:
+        """Whether a relayed run that is told to go on has ended there: another daemon of a shared source knew more.
+
+        One that comes back after it was killed has the older word; where this one has told of the end before, the run
+        was taken up again.
+        """
+        if not head.origin or not self._is_shared or head.status in TERMINAL_STATUSES:
+            return False
+        if await self._channel.journal.do(is_reopened, self._subject_id):
+            return False
+        there = await self._channel.courier.call(lambda: self._channel.reader.run(binding.remote_id))
+        return there.status in TERMINAL_STATUSES
 
     async def _update_run(self, binding: Binding, head: RunSeen, name_there: str, held: RemoteRun | None) -> None:
         while True:

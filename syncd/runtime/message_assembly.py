@@ -14,6 +14,7 @@ from syncd.core.messages.topics import TopicPattern
 from syncd.core.webhook_signature import key_of
 from syncd.journal.inbox import IDENTITIES, IDENTITY_BYTES, Inbox, InboxSettings
 from syncd.journal.journal import Journal
+from syncd.journal.partials import Partials
 from syncd.journal.refused_messages import RefusedMessages
 from syncd.journal.spool import Spool
 from syncd.runtime.broker_assembly import open_broker_source
@@ -80,12 +81,15 @@ def message_intakes(
     spool = Spool(journal, Path(daemon.state_dir))
     spool.begin()
     every_name = [*names.stores, *(one.settings.name for _, one in openings)]
+    state_dir, most_bytes = Path(daemon.state_dir), daemon.journal_max_bytes
+    partials = {source_id: Partials(journal, state_dir, source_id, most_bytes=most_bytes) for source_id, _ in openings}
     return [
         MessageIntake(
             source=one.open(),
-            reader=_reader(one.settings, spool, sources=every_name, names=names),
+            reader=_reader(one.settings, spool, partials[source_id], sources=every_name, names=names),
             inbox=Inbox(journal, source_id, _inbox_settings(one.settings, daemon)),
             spool=spool,
+            partials=partials[source_id],
             refused=None if one.settings.broker_keeps_refused else RefusedMessages(journal, source_id),
             rests=rests,
             journal_max_bytes=daemon.journal_max_bytes,
@@ -96,7 +100,9 @@ def message_intakes(
     ]
 
 
-def _reader(settings: MessageOptions, spool: Spool, *, sources: Sequence[str], names: Names) -> MessageReader:
+def _reader(
+    settings: MessageOptions, spool: Spool, partials: Partials, *, sources: Sequence[str], names: Names
+) -> MessageReader:
     rules = Rules(
         source=settings.name,
         topic=TopicPattern(settings.topic_pattern),
@@ -110,8 +116,9 @@ def _reader(settings: MessageOptions, spool: Spool, *, sources: Sequence[str], n
         sources=sources,
         destinations=names.destinations,
         itself=settings.name,
+        relay=settings.relay,
     )
-    return MessageReader(rules, permits, spool, shared=settings.is_shared)
+    return MessageReader(rules, permits, spool, partials, shared=settings.is_shared)
 
 
 def _inbox_settings(settings: MessageOptions, daemon: DaemonSettings) -> InboxSettings:

@@ -28,6 +28,7 @@ from syncd.core.messages.envelopes import Received
 from syncd.core.messages.statements import Ignored
 from syncd.errors import AuthFailed, DestinationError, JournalError, JournalFull, MessageRefused
 from syncd.journal.inbox import Inbox, Taken
+from syncd.journal.partials import Partials
 from syncd.journal.refused_messages import KeptMessage, RefusedMessages
 from syncd.journal.spool import Spool
 from syncd.runtime.message_reading import MessageReader, Read
@@ -75,6 +76,7 @@ class MessageIntake:
         reader: MessageReader,
         inbox: Inbox,
         spool: Spool,
+        partials: Partials,
         refused: RefusedMessages | None,
         rests: Rests,
         journal_max_bytes: int,
@@ -89,6 +91,7 @@ class MessageIntake:
         self._reader = reader
         self._inbox = inbox
         self._spool = spool
+        self._partials = partials
         self._refused = refused
         self._rests = rests
         self._journal_max_bytes = journal_max_bytes
@@ -147,7 +150,7 @@ class MessageIntake:
         self._go_on()
 
     def _measure(self) -> int:
-        return self._inbox.journal.used_bytes() + self._spool.used_bytes()
+        return self._inbox.journal.used_bytes() + self._spool.used_bytes() + self._partials.used_bytes()
 
     def _pause(self, why: str) -> None:
         if not self.paused:
@@ -255,13 +258,15 @@ class MessageIntake:
         reads: list[Read] = []
         try:
             for message in messages:
-                read = self._reader.read(message, deliveries=message.deliveries, now_ms=now_ms)
+                read = self._reader.read(message, deliveries=message.deliveries, now_ms=now_ms, session=message.session)
                 reads.append(read)
             told = [one for read in reads for one in read.told]
             taken = self._inbox.take(told, refused=sum(read.refusal is not None for read in reads))
         except BaseException:
             self._spool.discard([kept for read in reads for kept in read.kept])
+            self._partials.abandon()
             raise
+        self._partials.committed()
         self._spool.discard([kept for read in reads for kept in read.kept if kept.root not in taken.roots])
         committed = Committed(taken, ignored_types=_ignored_types(reads))
         for message, read in zip(messages, reads, strict=True):
@@ -283,8 +288,13 @@ class MessageIntake:
     def _retry(self, message: KeptMessage) -> Committed:
         """Take a message that was refused before and that somebody wants to have tried again."""
         assert self._refused is not None
-        read = self._reader.read(message, deliveries=1, now_ms=self._wall_ms())
-        taken = self._inbox.take(read.told)
+        try:
+            read = self._reader.read(message, deliveries=1, now_ms=self._wall_ms())
+            taken = self._inbox.take(read.told)
+        except BaseException:
+            self._partials.abandon()
+            raise
+        self._partials.committed()
         self._spool.discard([kept for kept in read.kept if kept.root not in taken.roots])
         if read.refusal is None:
             self._refused.taken(message.number)

@@ -19,11 +19,16 @@ from syncd.core.messages.statements import (
     InlineArtifact,
     KeptArtifact,
     LocalArtifact,
+    Relayed,
+    RelayStatement,
     RunLogged,
     Said,
 )
+from syncd.core.relay.reading import Malformed, read_chunk, read_facts
+from syncd.core.relay.values import CHUNK_TYPE
 from syncd.errors import ArtifactMissing, JournalError, MessageRefused
 from syncd.journal.inbox import Told
+from syncd.journal.partials import Partials
 from syncd.journal.spool import Spool
 
 log = structlog.get_logger(__name__)
@@ -33,6 +38,7 @@ log = structlog.get_logger(__name__)
 class Permits:
     """What messages of one source may ask for: commands, about these sources and destinations, and files below roots.
 
+    ``relay`` says that they may be another syncd's.
     Only ``stores`` among the sources can be told to look again. A source may not pause ``itself``: it could not be told
     to go on.
     """
@@ -43,6 +49,7 @@ class Permits:
     sources: Collection[str] = ()
     destinations: Collection[str] = ()
     itself: str = ""
+    relay: bool = False
 
     def check(self, command: Command) -> None:
         """Raise ``MessageRefused`` if a command is not permitted, or not of this version."""
@@ -58,6 +65,12 @@ class Permits:
         if command.name == "pause" and kind == "source" and name == self.itself:
             raise MessageRefused("a source cannot pause itself: nothing could tell it to go on", reason="NotAllowed")
 
+    def check_relay(self) -> None:
+        """Raise ``MessageRefused`` if messages of another syncd are not permitted."""
+        if not self.relay:
+            hint = f"set relay = true at the source {self.itself}"
+            raise MessageRefused("messages of another syncd are not taken here", reason="NotAllowed", hint=hint)
+
 
 @dataclass(slots=True)
 class Read:
@@ -71,19 +84,21 @@ class Read:
 class MessageReader:
     """Reads the messages of one source."""
 
-    def __init__(self, rules: Rules, permits: Permits, spool: Spool, *, shared: bool) -> None:
+    def __init__(self, rules: Rules, permits: Permits, spool: Spool, partials: Partials, *, shared: bool) -> None:
         self._rules = rules
         self._permits = permits
         self._spool = spool
+        self._partials = partials
         self._shared = shared
 
-    def read(self, message: Received, *, deliveries: int, now_ms: int) -> Read:
+    def read(self, message: Received, *, deliveries: int, now_ms: int, session: str = "") -> Read:
         """Return what a message comes to.
 
         Args:
             message: the message.
             deliveries: how often its broker has handed it over, this time included.
             now_ms: wall clock.
+            session: the broker's, in which it came; "" for none.
 
         Raises:
             JournalError: an artifact could not be kept.
@@ -92,7 +107,7 @@ class MessageReader:
         read = Read(refusal=decoded.refusal)
         for index, said in enumerate(decoded.said):
             try:
-                read.told.append(self._told(message, said, index, deliveries, read))
+                read.told.append(self._told(message, said, index, deliveries, session, read))
             except MessageRefused as refusal:
                 read.refusal = read.refusal or refusal
             except JournalError:
@@ -100,10 +115,13 @@ class MessageReader:
                 raise
         return read
 
-    def _told(self, message: Received, said: Said, index: int, deliveries: int, read: Read) -> Told:
+    def _told(self, message: Received, said: Said, index: int, deliveries: int, session: str, read: Read) -> Told:
         statement = said.statement
         if isinstance(statement, Command):
             self._permits.check(statement)
+        if isinstance(statement, Relayed):
+            self._permits.check_relay()
+            statement = self._relayed(statement, session, read)
         if isinstance(statement, RunLogged) and statement.artifacts:
             statement = replace(statement, artifacts=[self._kept(one, read) for one in statement.artifacts])
         return Told(
@@ -113,6 +131,19 @@ class MessageReader:
             again=deliveries > 1,
             elsewhere=self._shared and deliveries > 1,
         )
+
+    def _relayed(self, said: Relayed, session: str, read: Read) -> RelayStatement:
+        try:
+            if said.type != CHUNK_TYPE:
+                return read_facts(said.packed, identity=said.identity)
+            chunk = read_chunk(said.packed)
+        except Malformed as exc:
+            raise MessageRefused(str(exc.wrong.below("data_base64"))) from exc
+        kept = self._partials.keep(chunk, session)
+        if kept.outcome == "broken":
+            text = f"the bytes of {chunk.path} are not what its digest says: all that came of it is forgotten"
+            read.refusal = read.refusal or MessageRefused(text)
+        return kept
 
     def _kept(self, artifact: Artifact, read: Read) -> KeptArtifact:
         match artifact:

@@ -70,6 +70,9 @@ class Pipeline:
             for opening in store_openings(settings, temp_dir=Path(daemon.state_dir))
         ]
         self._messages = [(journal.register_source(one.settings.name), one) for one in messages]
+        self._shared = [source_id for source_id, opening in self._messages if opening.settings.is_shared]
+        # What was committed before may have been handed to another daemon as well, had it not been settled in time.
+        journal.doubt_points(self._shared)
         # What was read of a source that is no longer configured is still delivered, under its name.
         self._source_names = {
             **journal.source_names(),
@@ -216,10 +219,13 @@ class Pipeline:
             read_again=self._read_again,
             source_names=self._source_names,
             filter=settings.filter,
-            on_delete={source.id: source.opening.source.on_delete for source in self._sources},
+            on_delete={
+                **{source.id: source.opening.source.on_delete for source in self._sources},
+                **{source_id: opening.settings.on_delete for source_id, opening in self._messages},
+            },
             source_experiments={source.id: source.opening.source.experiments for source in self._sources},
             told_once=[source_id for source_id, _ in self._messages],
-            shared=[source_id for source_id, opening in self._messages if opening.settings.is_shared],
+            shared=self._shared,
             rests=lambda: self.rests.is_resting("destination", row.name),
         )
 

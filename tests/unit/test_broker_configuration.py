@@ -260,3 +260,29 @@ def test_a_relay_is_refused_by_name() -> None:
     problem = only_problem("[[destinations]]\nname = 'up'\nkind = 'relay'\nqueue = 'q'\n")
     assert problem.key == "destinations[1].kind"
     assert "'relay' are not in this version yet" in problem.message
+
+
+SOURCES = (
+    BUS.format(table="sources") + "connection_string = { env = 'BUS' }\nqueue = 'q'\n",
+    MQTT.format(table="sources"),
+    "[[sources]]\nname = 'h'\nkind = 'webhook'\ntoken = { env = 'BUS' }\n",
+)
+
+
+def test_messages_of_another_syncd_are_taken_where_that_is_wanted() -> None:
+    bus, devices, _ = SOURCES
+    relay = "relay = true\n"
+    found = read(bus + relay + "on_delete = 'delete'\n" + devices + "topics = ['syncd/relay/+']\n" + relay)
+    assert [(one.relay, one.on_delete) for one in found.message_sources] == [(True, "delete"), (True, "keep")]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (SOURCES[1] + "topics = ['$share/g/syncd/relay/+']\nrelay = true\n", "relay = true needs topics of its own"),
+        (SOURCES[1] + "topics = ['a']\non_delete = 'delete'\n", "only another syncd says that a run was deleted"),
+        (SOURCES[2] + "relay = true\n[http]\n", "messages of another syncd are not taken by HTTP"),
+    ],
+)
+def test_what_cannot_be_relayed_is_refused_with_the_reason(table: str, message: str) -> None:
+    assert message in only_problem(table).message

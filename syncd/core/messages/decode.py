@@ -27,6 +27,7 @@ from syncd.core.messages.statements import (
     Ignored,
     InlineArtifact,
     LocalArtifact,
+    Relayed,
     RunEnded,
     RunLogged,
     RunRef,
@@ -37,6 +38,7 @@ from syncd.core.messages.statements import (
 from syncd.core.messages.times import milliseconds_of
 from syncd.core.messages.topics import Named, TopicPattern
 from syncd.core.messages.wrong import Wrong, found_text, pointer
+from syncd.core.relay.values import TYPES as RELAY_TYPES
 from syncd.core.source_tags import SESSION, SOURCE, SOURCE_MODEL_ID, SOURCE_RUN_ID
 from syncd.errors import MessageRefused
 
@@ -127,6 +129,8 @@ class _Reader:
                 return self._started(event, self._data(event, "run.start"), time_ms)
             case "dev.syncd.run.end":
                 return self._ended(event, self._data(event, "run.end"), time_ms)
+        if event.type in RELAY_TYPES:
+            return self._relayed(event)
         if event.type.startswith(COMMAND_PREFIX):
             return self._command(event, time_ms)
         return foreign_event_of(event, time_ms=time_ms) or Ignored(event.type)
@@ -209,6 +213,13 @@ class _Reader:
             return milliseconds_of(data[field])
         except ValueError:
             raise Refused(bad_time(data[field]).below(*event.place, field)) from None
+
+    # -- another syncd ---------------------------------------------------------------------------------------------
+
+    def _relayed(self, event: Envelope) -> Relayed:
+        if not isinstance(event.data, bytes):
+            raise Refused(Wrong("/data_base64", "expected what another syncd has packed"))
+        return Relayed(event.type, event.identity, event.data)
 
     # -- commands --------------------------------------------------------------------------------------------------
 

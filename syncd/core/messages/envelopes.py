@@ -24,6 +24,7 @@ from typing import Any, Final, Protocol
 from syncd.core.messages.bounded_json import parse_bounded
 from syncd.core.messages.times import milliseconds_of
 from syncd.core.messages.wrong import Wrong, found_text
+from syncd.core.relay.values import TYPES as RELAY_TYPES
 from syncd.errors import MessageRefused
 
 MOST_EVENTS: Final = 10_000
@@ -51,7 +52,10 @@ class Received(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
-    """One event. ``identity`` "" if the envelope has none; ``place`` are the steps from the body to ``data``."""
+    """One event. ``identity`` "" if the envelope has none; ``place`` are the steps from the body to ``data``.
+
+    ``data`` is a JSON value, of a relayed message bytes.
+    """
 
     type: str
     source: str
@@ -140,7 +144,8 @@ def _data_of(event: Mapping[str, Any]) -> Any:
         _require_json(event.get("datacontenttype") or "", "datacontenttype")
         return event.get("data")
     try:
-        return parse_bounded(base64.b64decode(event["data_base64"], validate=True))
+        data = base64.b64decode(event["data_base64"], validate=True)
+        return data if event.get("type") in RELAY_TYPES else parse_bounded(data)
     except (binascii.Error, ValueError, TypeError):
         raise Refused(Wrong("/data_base64", "expected base64")) from None
     except MessageRefused as exc:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from syncd.core.facts import RunStatus
+from syncd.core.relay.values import RelayedChunk, RelayedFacts
 
 CommandName = Literal["sync", "register", "deploy", "pause", "resume"]
 
@@ -130,8 +131,40 @@ class Ignored:
     type: str
 
 
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """What another syncd says, not read yet: its permission is asked first. ``type`` is the CloudEvent's."""
+
+    type: str
+    identity: str
+    packed: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptChunk:
+    """A chunk whose bytes lie in the spool below ``root``, and what is there of its file by now.
+
+    ``chunk`` has no content any more. ``pieces`` are half-open ranges of bytes. ``whole`` is the file once nothing of
+    it is missing. What came of it:
+
+    - ``known``: nothing that was not known;
+    - ``confirmed``: the file is whole already, and was told again by a later word;
+    - ``part``: more of the file is there;
+    - ``whole``: all of it is there;
+    - ``broken``: all of it is there and not what its digest says: it is forgotten.
+    """
+
+    chunk: RelayedChunk
+    outcome: Literal["known", "confirmed", "part", "whole", "broken"]
+    session: str = ""
+    root: str = ""
+    pieces: Sequence[tuple[int, int]] = ()
+    whole: KeptArtifact | None = None
+
+
 RunStatement = RunLogged | RunStarted | RunEnded
-Statement = RunStatement | Command | ForeignEvent | Ignored
+RelayStatement = RelayedFacts | KeptChunk
+Statement = RunStatement | Command | ForeignEvent | Relayed | RelayStatement | Ignored
 
 
 @dataclass(frozen=True, slots=True)
