@@ -11,7 +11,6 @@ Rules
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -330,6 +329,8 @@ def parse_size(text: str) -> int:
 
 def nearest(word: str, words: Iterable[str]) -> str:
     """Return the word most like ``word``, "" if none is near."""
+    import difflib  # only who made a mistake needs it
+
     candidates, lowered = list(words), word.lower()
     if near := difflib.get_close_matches(lowered, candidates, n=1, cutoff=0.6):
         return near[0]

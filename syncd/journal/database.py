@@ -14,6 +14,8 @@ from syncd.journal.queries import SCHEMA, SCHEMA_EVENTS, SCHEMA_MESSAGES, SCHEMA
 FILE_NAME = "journal.db"
 RESERVE_NAME = "reserve"
 RESERVE_BYTES = 8 * 1024 * 1024
+# Of each connection; the system caches the file as well. 4 MiB made nothing faster (measured 2026-11).
+CACHE_KIB = 1024
 
 # migrations[n] brings a journal of version n to n + 1. Version 0 is an empty file.
 MIGRATIONS: tuple[str, ...] = (SCHEMA, SCHEMA_EVENTS, SCHEMA_MESSAGES, SCHEMA_OVERFLOW, SCHEMA_RELAY)
@@ -97,6 +99,7 @@ def _open(uri: str, path: Path, *, prepare: bool) -> sqlite3.Connection:
         )
         try:
             connection.execute("PRAGMA busy_timeout = 10000")
+            connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
             if prepare:
                 _prepare(connection, path)
             connection.execute("PRAGMA user_version").fetchone()
@@ -119,7 +122,6 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA page_size = 8192")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA cache_size = -4096")
     connection.execute("PRAGMA journal_size_limit = 16777216")
     connection.execute("PRAGMA temp_store = MEMORY")
     version = connection.execute("PRAGMA user_version").fetchone()[0]

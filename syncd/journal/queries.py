@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from importlib.resources import files
+from pathlib import Path
 
 
 def load_statements(text: str) -> dict[str, str]:
@@ -23,7 +23,7 @@ def load_statements(text: str) -> dict[str, str]:
 
 
 def _text_of(name: str) -> str:
-    return (files("syncd.journal") / name).read_text(encoding="utf-8")
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 SCHEMA = _text_of("schema.sql")

@@ -17,7 +17,6 @@ from syncd.destinations.mlflow_rest import MlflowRest
 from syncd.destinations.mlflow_server import MlflowServer
 from syncd.rest.client import BasicAuth, BearerAuth, TokenProvider
 from syncd.runtime.bandwidth import throttle_of
-from syncd.runtime.workspace_clients import WorkspaceClients
 from syncd.sources.base import StoreSource
 from syncd.sources.file_store.discovery import tracking_databases_below
 from syncd.sources.file_store.source import FileStoreSource
@@ -105,6 +104,8 @@ async def open_doors(settings: DestinationSettings) -> tuple[Destination, Destin
         DestinationError: the workspace was named without its host, and Azure does not tell it.
     """
     if settings.workspace is not None:
+        from syncd.runtime.workspace_clients import WorkspaceClients  # 1 MiB that only a workspace needs
+
         return await WorkspaceClients(settings, settings.workspace).doors()
     rest = open_rest(settings)
     return MlflowServer(rest, duplicates=settings.duplicates), MlflowReader(rest, duplicates=settings.duplicates)

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import time
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -20,8 +21,10 @@ from syncd.core.first_cause import first_cause
 from syncd.errors import JournalCorrupt
 from syncd.journal.journal import Journal
 from syncd.runtime.event_feeds import EventFeeds
-from syncd.runtime.message_assembly import message_opening
 from syncd.runtime.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from syncd.runtime.message_assembly import MessageOpening
 
 log = structlog.get_logger(__name__)
 
@@ -62,7 +65,7 @@ async def _serve(configuration: Configuration, journal: Journal, stop: asyncio.E
         daemon=configuration.daemon,
         sources=configuration.sources,
         destinations=configuration.destinations,
-        messages=[message_opening(settings) for settings in configuration.message_sources],
+        messages=_message_openings(configuration),
     )
     log.info(
         "syncd runs",
@@ -90,6 +93,15 @@ async def _serve(configuration: Configuration, journal: Journal, stop: asyncio.E
     finally:
         await feeds.close()
         await pipeline.close()
+
+
+def _message_openings(configuration: Configuration) -> list[MessageOpening]:
+    """Return how the sources of messages are opened; what they need is imported only if there are any."""
+    if not configuration.message_sources:
+        return []
+    from syncd.runtime.message_assembly import message_opening
+
+    return [message_opening(settings) for settings in configuration.message_sources]
 
 
 def _start_serving(

@@ -15,7 +15,6 @@ from syncd.journal import outbox
 from syncd.journal.journal import Journal
 from syncd.runtime.event_feed import EventFeed
 from syncd.runtime.journal_thread import JournalThread
-from syncd.runtime.sink_assembly import events_together, open_sink
 
 log = structlog.get_logger(__name__)
 
@@ -34,16 +33,18 @@ class EventFeeds:
         self._journal = JournalThread(journal)
         self._kept = daemon.events_kept
         self._most = max(daemon.events_kept, daemon.journal_max_bytes // _SHARE // _EVENT_BYTES)
-        self.feeds = [
-            EventFeed(
-                one.name,
-                open_sink(one),
-                journal=self._journal,
-                wanted=EventFilter(types=one.types, experiments=one.experiments),
-                together=events_together(one),
-            )
-            for one in sinks
-        ]
+        self.feeds = [self._feed(one) for one in sinks]
+
+    def _feed(self, settings: SinkSettings) -> EventFeed:
+        from syncd.runtime.sink_assembly import events_together, open_sink  # MiB that only a daemon with sinks needs
+
+        return EventFeed(
+            settings.name,
+            open_sink(settings),
+            journal=self._journal,
+            wanted=EventFilter(types=settings.types, experiments=settings.experiments),
+            together=events_together(settings),
+        )
 
     def start(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         """Start one task for each sink, and one that keeps the outbox within its bounds."""

@@ -76,8 +76,6 @@ def message_intakes(
     obey: Obey,
 ) -> list[MessageIntake]:
     """Return the intakes of message sources, given by their ids in the journal."""
-    if not openings:
-        return []
     spool = Spool(journal, Path(daemon.state_dir))
     spool.begin()
     every_name = [*names.stores, *(one.settings.name for _, one in openings)]

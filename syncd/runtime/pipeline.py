@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -23,12 +24,13 @@ from syncd.runtime.channel import Channel
 from syncd.runtime.courier import Courier, DestinationState
 from syncd.runtime.intake import Intake, IntakeSettings
 from syncd.runtime.journal_thread import JournalThread
-from syncd.runtime.message_assembly import MessageOpening, Names, message_intakes
-from syncd.runtime.message_intake import MessageIntake
 from syncd.runtime.rests import Rests
 from syncd.runtime.totals import Totals
 from syncd.runtime.uploader import Uploader
-from syncd.sources.webhook import WebhookSource
+
+if TYPE_CHECKING:
+    from syncd.runtime.message_assembly import MessageOpening
+    from syncd.runtime.message_intake import MessageIntake
 
 log = structlog.get_logger(__name__)
 
@@ -93,15 +95,7 @@ class Pipeline:
                 ask=partial(self._open_and_probe, name),
             )
         self.intakes = [self._intake(source, audience) for source in self._sources for audience in self._audiences()]
-        self.message_intakes = message_intakes(
-            self._messages,
-            journal=journal,
-            daemon=daemon,
-            rests=self.rests,
-            names=Names([one.name for one in sources], list(self._settings)),
-            announce=self._announce,
-            obey=self._obey,
-        )
+        self.message_intakes = self._open_message_intakes([one.name for one in sources]) if messages else []
         self.rests.tell(self._look_at_uploaders)
 
     def _audiences(self) -> list[int]:
@@ -124,6 +118,19 @@ class Pipeline:
             ),
             announce=self._announce,
             rests=self.rests,
+        )
+
+    def _open_message_intakes(self, stores: Sequence[str]) -> list[MessageIntake]:
+        from syncd.runtime.message_assembly import Names, message_intakes  # 1 MiB that only messages need
+
+        return message_intakes(
+            self._messages,
+            journal=self.journal.journal,
+            daemon=self._daemon,
+            rests=self.rests,
+            names=Names(stores, list(self._settings)),
+            announce=self._announce,
+            obey=self._obey,
         )
 
     def _obey(self, name: str, arguments: Mapping[str, str]) -> None:
@@ -154,11 +161,6 @@ class Pipeline:
                 await self.journal.do(Journal.destination_trouble, row.id, state.name, state.error)
 
         return record
-
-    @property
-    def webhooks(self) -> dict[str, WebhookSource]:
-        """The sources that get their messages by HTTP, by name: what ``POST /hooks/{source}`` calls."""
-        return {one.name: one.source for one in self.message_intakes if isinstance(one.source, WebhookSource)}
 
     # -- running ---------------------------------------------------------------------------------------------------
 
