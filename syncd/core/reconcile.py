@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 Point = tuple[float, int, int]
 NAN_KEY = "nan"
@@ -42,19 +42,6 @@ def by_key(lines: Iterable[bytes]) -> dict[str, list[bytes]]:
     for line in lines:
         groups.setdefault(parse_line(line)[0], []).append(line)
     return groups
-
-
-def missing_points(lines: Sequence[bytes], held: set[tuple[float | str, int, int]]) -> list[bytes]:
-    """Return the points of one metric key that are not among those held, each once."""
-    seen = set(held)
-    missing = []
-    for line in lines:
-        _, value, timestamp_ms, step = parse_line(line)
-        identity = point_key(value, timestamp_ms, step)
-        if identity not in seen:
-            seen.add(identity)
-            missing.append(line)
-    return missing
 
 
 def changed_values(wanted: Mapping[str, str], held: Mapping[str, str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from syncd.core.limits import Limits, lowered
 from syncd.destinations.base import Destination, DestinationReader, Upload
 from syncd.errors import OverLimit
 from syncd.runtime.courier import Courier
+from syncd.runtime.held_points import RememberedPoints
 from syncd.runtime.journal_thread import JournalThread
 
 log = structlog.get_logger(__name__)
@@ -52,6 +53,7 @@ class Channel:
     overflow_interval_s: float = 60.0
     in_flight: int = 8
     hurries: bool = False
+    remembered_points: RememberedPoints = field(default_factory=RememberedPoints)
 
     def learn(self, error: OverLimit) -> bool:
         """Lower the limit that the destination has named; return whether it was higher before.

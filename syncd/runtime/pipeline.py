@@ -272,6 +272,8 @@ class Pipeline:
             intake.close()
         for message_intake in self.message_intakes:
             await message_intake.close()
+        for uploader in self.uploaders.values():
+            uploader.channel.remembered_points.close()
         for destination, _ in self._doors.values():
             await destination.close()
         self.journal.close()

@@ -13,21 +13,23 @@ from syncd.core.changes import Again, Change, Section
 from syncd.core.overflow import metric_name, raw_key
 from syncd.core.places import MetricPlaces
 from syncd.core.planner import Countdown, MetricBatch, Points, cut_points
-from syncd.core.reconcile import by_key, missing_points, normal, parse_line, point_key
+from syncd.core.reconcile import by_key, parse_line, point_key
 from syncd.core.requests import LogBatch
 from syncd.destinations.base import RemoteRun
 from syncd.errors import OutcomeUnknown, OverLimit, Rejected, SubjectGone
 from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal
 from syncd.journal.overflow import OverPoints
 from syncd.runtime.channel import Channel
+from syncd.runtime.held_points import HeldPoints
 from syncd.runtime.overflow_doubts import OverflowDoubts
 from syncd.runtime.settlement import Settlement
 
 WINDOW_CHANGES = 16
 # Up to this many pending points of a key are simply sent again to a keyed store rather than looked up there.
 CHEAP_TO_RESEND = 5
-# A keyed store's history longer than this is not held in memory to spare a resend.
+# A keyed store's history longer than this is not read to spare a resend.
 LONG_HISTORY = 300_000
+READ_TOGETHER = 1000
 # 1 + 2 + 4 + 8 + 16 + 32 s: a server that fails for one key for a minute, while it answers what is read back.
 FAULTY_ATTEMPTS = 6
 
@@ -60,17 +62,48 @@ class PointDelivery:
         self._over: defaultdict[int, list[bytes]] = defaultdict(list)  # of changes that are not settled yet
         self._doubts = OverflowDoubts(channel, subject_id, binding)
         self._unknown = False
-        self._histories: dict[str, set[tuple[float | str, int, int]] | None] = {}
+        self._all_held = True  # whatever was sent
+        self._known = HeldPoints()
+        self._cheaper_sent: set[str] = set()
 
     async def run(self) -> None:
         """Deliver everything that waited when the pass reached it."""
+        if self._binding.adopted and self._binding.appends:
+            await self._remember()
+        try:
+            await self._deliver()
+        except BaseException:
+            self._all_held = False
+            raise
+        finally:
+            self._keep_in_mind()
+
+    async def _remember(self) -> None:
+        """Go on with what is known since the pass before, but of keys of which others have sent points as well."""
+        known = self._channel.remembered_points.take(self._binding.remote_id)
+        if known:
+            held = self._held or await self._read_run()
+            known.forget_others(held.latest)
+        self._known = known
+
+    def _keep_in_mind(self) -> None:
+        """Keep what is known for the next pass, which is wrong as soon as something that was sent did not arrive."""
+        if self._all_held and not self._unknown and self._binding.adopted and self._binding.appends:
+            self._channel.remembered_points.keep(self._binding.remote_id, self._known)
+        else:
+            self._known.close()
+
+    async def _read_run(self) -> RemoteRun:
+        return await self._channel.courier.call(lambda: self._channel.reader.run(self._binding.remote_id))
+
+    async def _deliver(self) -> None:
         after = 0
         self._names.begin_pass()
         async with self._doubts, asyncio.TaskGroup() as sends:
             while changes := await self._load(after):
                 after = changes[-1].seq
                 doubtful = [change for change in changes if self._is_doubtful(change)]
-                if self._binding.appends and (doubtful or self._histories):
+                if self._binding.appends and (doubtful or self._known):
                     doubtful = changes
                     await self._let_arrive()
                 sure = [change for change in changes if change not in doubtful] if doubtful else changes
@@ -147,47 +180,41 @@ class PointDelivery:
         placed = self._placed(change)
         self._over[change.seq] = await self._doubts.missing(self._over[change.seq])
         for key, group in by_key(placed).items():
-            missing = await self._missing(group)
-            lines += missing
-            held = self._histories.get(key)
-            if held is not None:  # they are on their way: another statement of them must not send them too
-                held.update(point_key(*parse_line(line)[1:]) for line in missing)
+            lines += await self._missing(key, group)
         await self._send_all(sends, [Points(change.seq, lines)])
 
-    async def _missing(self, lines: list[bytes]) -> list[bytes]:
-        """Return the points of one key that the destination does not hold."""
-        key = parse_line(lines[0])[0]
+    async def _missing(self, key: str, lines: list[bytes]) -> list[bytes]:
+        """Return the points of one key that the destination does not hold.
+
+        They are then on their way: another statement of them must not send them too.
+        """
         latest = self._held.latest.get(key) if self._held is not None else None
         if self._held is not None and latest is None and self._binding.adopted and not self._binding.appends:
             return lines
-        if (
-            latest is not None
-            and len(lines) == 1
-            and point_key(*parse_line(lines[0])[1:])
-            == (
-                normal(latest[0]),
-                *latest[1:],
-            )
-        ):
+        if latest is not None and len(lines) == 1 and point_key(*parse_line(lines[0])[1:]) == point_key(*latest):
             return []
         if not self._binding.appends and len(lines) <= CHEAP_TO_RESEND:
             return lines
-        history = await self._history(key)
-        return lines if history is None else missing_points(lines, history)
+        if key not in self._known and key not in self._cheaper_sent:
+            await self._channel.courier.call(lambda: self._read_history(key))
+        return lines if key in self._cheaper_sent else self._known.add_missing(key, lines)
 
-    async def _history(self, key: str) -> set[tuple[float | str, int, int]] | None:
-        """Return the identities of the points held there, or None when a resend is cheaper than knowing."""
-        if key not in self._histories:
-            self._histories[key] = await self._channel.courier.call(lambda: self._read_history(key))
-        return self._histories[key]
-
-    async def _read_history(self, key: str) -> set[tuple[float | str, int, int]] | None:
-        held = set()
-        async for value, timestamp_ms, step in self._channel.reader.history(self._binding.remote_id, key):
-            held.add(point_key(value, timestamp_ms, step))
-            if len(held) > LONG_HISTORY and not self._binding.appends:
-                return None
-        return held
+    async def _read_history(self, key: str) -> None:
+        """Learn which points are held there, or that a resend is cheaper than knowing."""
+        number = self._known.begin()
+        told: list[tuple[float, int, int]] = []
+        count = 0
+        async for point in self._channel.reader.history(self._binding.remote_id, key):
+            told.append(point)
+            count += 1
+            if len(told) == READ_TOGETHER:
+                self._known.add(number, told)
+                told.clear()
+            if count > LONG_HISTORY and not self._binding.appends:
+                self._cheaper_sent.add(key)
+                return
+        self._known.add(number, told)
+        self._known.finish(number, key)
 
     # -- one batch -------------------------------------------------------------------------------------------------
 
@@ -224,9 +251,8 @@ class PointDelivery:
         """
         for attempt in range(FAULTY_ATTEMPTS):
             groups = by_key(batch.lines)
-            for key in groups:
-                self._histories.pop(key, None)
-            missing = {line for group in groups.values() for line in await self._missing(group)}
+            self._known.forget(groups)
+            missing = {line for key, group in groups.items() for line in await self._missing(key, group)}
             batch, arrived = batch.divide(missing.__contains__)
             if arrived.parts:
                 await self._arrived(arrived, arrived.count, sum(map(len, arrived.lines)))
@@ -282,8 +308,7 @@ class PointDelivery:
             return
         async with self._naming:
             if error.limit_name == "metric_names_per_run" or (not error.limit_name and len(by_key(batch.lines)) > 1):
-                run = await self._channel.courier.call(lambda: self._channel.reader.run(self._binding.remote_id))
-                self._names.found(run.latest)
+                self._names.found((await self._read_run()).latest)
             if batch.count == 1:
                 self._names.close(metric_name(raw_key(batch.lines[0])))
             fits, over = self._divided(batch)
@@ -300,6 +325,7 @@ class PointDelivery:
         return batch.divide(placed.__contains__)
 
     async def _give_over(self, batch: MetricBatch) -> None:
+        self._all_held = False
         for part in batch.parts:
             self._over[part.seq] += part.lines
         if batch.parts:
@@ -319,6 +345,7 @@ class PointDelivery:
             await self._send(half)
 
     async def _give_up(self, batch: MetricBatch, error: Rejected) -> None:
+        self._all_held = False
         letter = DeadLetter(
             Section.METRICS, "metrics", b"\n".join(batch.lines), batch.count, error.message, error.code, error.status
         )

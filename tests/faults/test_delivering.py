@@ -502,6 +502,51 @@ async def test_points_stated_twice_within_a_pass_are_there_once_where_points_are
         assert rig.sums["dead_letters"] == 0
 
 
+@virtually
+async def test_the_history_of_a_found_run_is_read_again_only_after_others_have_written_or_something_was_refused(
+    tmp_path: Path,
+) -> None:
+    fake = FakeDestination(appends=True)
+    reads: list[object] = []
+    refused: list[int] = []
+
+    def judge(method: str, about: object) -> Exception | None:
+        if method == "history":
+            reads.append(about)
+        if isinstance(about, LogBatch) and any(
+            b'"step":300,' in line or b'"step":300}' in line for line in about.lines
+        ):
+            refused.append(len(about.lines))
+            return Rejected("no", status=400)
+        return None
+
+    async with Delivering(tmp_path / "other", fake) as other:
+        other.state(experiment(), head(0), points(0, range(8)))
+        await other.delivered()
+    async with Delivering(tmp_path / "own", fake) as rig:
+        fake.judge = judge
+        rig.state(experiment(), head(0), points(0, range(8)), first_reading=True)
+        await rig.delivered()
+        for step in range(8, 40):
+            rig.state(points(0, [step]))
+            await rig.delivered()
+        assert len(reads) == 1
+        [run] = fake.runs.values()
+        at = {step: point for point in run.points["loss"] for step in [point[2]]}
+        run.points["loss"] += [(at[39][0], at[39][1] + 40 - 39, 40)]
+        rig.state(restated(0, [39]), points(0, [100]))
+        await rig.delivered()
+        assert len(reads) == 2
+        rig.state(points(0, [300]))
+        await rig.delivered()
+        assert refused == [1]
+        fake.judge = lambda method, about: reads.append(about) if method == "history" else None
+        rig.state(restated(0, [300]))
+        await rig.delivered()
+        assert len(reads) == 3
+        assert sorted(step for _, _, step in run.points["loss"]) == [*range(41), 100, 300]
+
+
 # -- models ------------------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from syncd.core.breaker import Breaker, IsolatedFailures
 from syncd.core.concurrency import AdaptiveLimit
 from syncd.core.filters import Filter
-from syncd.core.reconcile import by_key, changed_values, missing_points, parse_line, point_key
+from syncd.core.reconcile import by_key, changed_values
 
 VALUES = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False).map(lambda value: (repr(value), value)),
@@ -102,22 +102,6 @@ def test_an_excluded_name_is_excluded_even_if_included():
     assert not wanted.takes_experiment("dev")
     assert wanted.takes_artifact("model/MLmodel")
     assert not wanted.takes_artifact("a/b.ckpt")
-
-
-@given(POINTS, POINTS)
-def test_missing_points_are_those_not_held_each_once(pending, held):
-    identities = {point_key(value, timestamp_ms, step) for (_, value), timestamp_ms, step in held}
-    missing = missing_points([line(point) for point in pending], identities)
-    sent = [point_key(*parse_line(one)[1:]) for one in missing]
-    assert len(set(sent)) == len(sent)
-    assert set(sent) | identities == identities | {point_key(v, t, s) for (_, v), t, s in pending}
-    assert not set(sent) & identities
-
-
-def test_an_infinity_is_held_as_the_largest_double_and_minus_zero_as_zero():
-    held = {point_key(1.7976931348623157e308, 1, 2), point_key(0.0, 1, 3), point_key(math.nan, 1, 4)}
-    lines = [line((('"Infinity"', 0), 1, 2)), line((("-0.0", 0), 1, 3)), line((('"NaN"', 0), 1, 4))]
-    assert missing_points(lines, held) == []
 
 
 def test_points_are_grouped_by_their_key_and_only_changed_values_are_sent():
