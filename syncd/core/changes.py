@@ -130,7 +130,11 @@ def encode_head(head: Head) -> bytes:
 
 def decode_head(body: bytes) -> Head:
     """Return the head that ``encode_head`` wrote."""
-    value = parse(body)
+    return head_of(parse(body))
+
+
+def head_of(value: dict[str, Any]) -> Head:
+    """Return the head whose ``asdict`` this is."""
     value["subject"] = SubjectKey(**value["subject"])
     if value["subject"].kind == "experiment":
         return ExperimentSeen(**value)

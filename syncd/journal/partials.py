@@ -18,19 +18,24 @@ import json
 import os
 import secrets
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from syncd.core.changes import Head, head_of
+from syncd.core.facts import ProblemFound, SubjectKey
 from syncd.core.messages.statements import KeptArtifact, KeptChunk
-from syncd.core.relay.pieces import add_piece, holds
-from syncd.core.relay.values import RelayedChunk
+from syncd.core.relay.pieces import Piece, add_piece, holds
+from syncd.core.relay.values import RelayedChunk, RelayOrigin
 from syncd.errors import MessageRefused
-from syncd.journal.journal import Journal
+from syncd.journal.journal import FactIntake, Journal
 from syncd.journal.spool import DIRECTORY, sync_directories, translated
 
 MOST_OPEN: Final = 10_000
 MOST_PIECES: Final = 1000
+# As long as Service Bus keeps a message by default: of a file of which nothing came for so long nothing is to come.
+EXPIRE_MS: Final = 14 * 24 * 3600 * 1000
 
 
 @dataclass(slots=True)
@@ -43,6 +48,23 @@ class _File:
     size_bytes: int = 0
     root: str = ""
     pieces: list[tuple[int, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenFile:
+    """A file of which something is here: who sends it, what went with it, and what is there of it."""
+
+    subject: SubjectKey
+    origin: RelayOrigin
+    about: Sequence[Head]
+    order: int
+    path: str
+    digest: str
+    size_bytes: int
+    root: str
+    pieces: Sequence[Piece]
+    session: str
+    heard_ms: int
 
 
 class Partials:
@@ -99,6 +121,54 @@ class Partials:
     def abandon(self) -> None:
         """Take note that what was kept is not committed."""
         self._forget(self._begun)
+
+    # -- files of which nothing comes any more ---------------------------------------------------------------------
+
+    def silent(self, *, begun_ms: int, silence_ms: int, most_doublings: int) -> list[OpenFile]:
+        """Return the files of which nothing has come for ``silence_ms``, or since ``begun_ms``.
+
+        The time doubles each time that a file was given back, ``most_doublings`` times at most.
+        """
+        parameters = {"begun_ms": begun_ms, "silence_ms": silence_ms, "most_doublings": most_doublings}
+        now_ms = self._journal._wall_ms()
+        rows = self._journal._fetch("silent_partials", {"source_id": self._source_id, "now_ms": now_ms, **parameters})
+        return [_open_file(row) for row in rows]
+
+    def given_back(self, file: OpenFile) -> bool:
+        """Forget a file that somebody else will get whole; return False if more of it has come meanwhile.
+
+        Raises:
+            JournalFull: it is not forgotten.
+        """
+        with self._journal._transaction("giving a file back"):
+            place = {"kind": file.subject.kind, "key": file.subject.id, "path": file.path}
+            values = {**place, "source_id": self._source_id, "root": file.root, "heard_ms": file.heard_ms}
+            gone = bool(self._journal._run("give_back_partial", values).rowcount)
+        if gone:
+            shutil.rmtree(file.root, ignore_errors=True)
+        return gone
+
+    def expire(self) -> None:
+        """Give up files of which nothing has come for very long, and say so.
+
+        Raises:
+            JournalFull: nothing was given up.
+        """
+        before_ms = self._journal._wall_ms() - EXPIRE_MS
+        old = self._journal._fetch("old_partials", {"source_id": self._source_id, "before_ms": before_ms})
+        if not old:
+            return
+        with self._journal._transaction("giving up files"):
+            facts = FactIntake(self._journal, self._source_id, [], first_reading=False)
+            for kind, key, path, root, held_bytes, size_bytes in old:
+                place = {"source_id": self._source_id, "kind": kind, "key": key, "path": path}
+                self._journal._run("drop_partial", place)
+                if root:
+                    what = f"of {size_bytes} bytes {held_bytes} came, and no more for 14 days: they were given up"
+                    facts.add(ProblemFound(f"{kind} {key}, artifact {path}", what))
+        for _, _, _, root, _, _ in old:
+            if root:
+                shutil.rmtree(root, ignore_errors=True)
 
     def used_bytes(self) -> int:
         """Return how much is there of the open files of all sources."""
@@ -195,3 +265,20 @@ class Partials:
         )
         file.whole, file.root, file.pieces = (file.order, digest), "", []
         return replace(kept, outcome="whole", whole=whole)
+
+
+def _open_file(row: Sequence[Any]) -> OpenFile:
+    kind, key, path, order, digest, size_bytes, root, pieces, session, origin, about, heard_ms = row
+    return OpenFile(
+        subject=SubjectKey(kind, key),
+        origin=RelayOrigin(**json.loads(origin)),
+        about=[head_of(head) for head in json.loads(about)],
+        order=order,
+        path=path,
+        digest=digest,
+        size_bytes=size_bytes,
+        root=root,
+        pieces=[(first, after) for first, after in json.loads(pieces)],
+        session=session,
+        heard_ms=heard_ms,
+    )

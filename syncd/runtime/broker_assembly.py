@@ -21,7 +21,7 @@ from syncd.sinks.mqtt import MqttSink
 from syncd.sinks.service_bus import ServiceBusSink
 from syncd.sources.messages import MessageSource
 from syncd.sources.mqtt import MqttSource
-from syncd.sources.service_bus import ServiceBusSource
+from syncd.sources.service_bus import ServiceBusReturn, ServiceBusSource
 
 
 def open_broker_source(settings: ServiceBusSourceSettings | MqttSourceSettings) -> MessageSource:
@@ -35,6 +35,13 @@ def open_broker_source(settings: ServiceBusSourceSettings | MqttSourceSettings) 
         settings.topics,
         session_expiry_s=settings.session_expiry_s,
     )
+
+
+def open_broker_return(settings: ServiceBusSourceSettings | MqttSourceSettings) -> ServiceBusReturn | None:
+    """Return what sends into the entity that a source receives from; None where that is never wanted."""
+    if isinstance(settings, ServiceBusSourceSettings) and settings.relay:
+        return ServiceBusReturn(service_bus_address(settings.entity))
+    return None
 
 
 def open_broker_sink(settings: ServiceBusSinkSettings | MqttSinkSettings) -> EventSink:

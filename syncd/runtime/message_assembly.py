@@ -17,7 +17,8 @@ from syncd.journal.journal import Journal
 from syncd.journal.partials import Partials
 from syncd.journal.refused_messages import RefusedMessages
 from syncd.journal.spool import Spool
-from syncd.runtime.broker_assembly import open_broker_source
+from syncd.runtime.broker_assembly import open_broker_return, open_broker_source
+from syncd.runtime.giving_back import GivingBack, Sender
 from syncd.runtime.message_intake import Announce, MessageIntake, Obey
 from syncd.runtime.message_reading import MessageReader, Permits
 from syncd.runtime.rests import Rests
@@ -31,10 +32,14 @@ IDENTITIES_SHARE: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class MessageOpening:
-    """A source of messages and how it is opened; nothing is connected by that."""
+    """A source of messages and how it is opened; nothing is connected by that.
+
+    ``open_return`` opens what sends into it.
+    """
 
     settings: MessageOptions
     open: Callable[[], MessageSource]
+    open_return: Callable[[], Sender | None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ def message_opening(settings: MessageSourceSettings) -> MessageOpening:
     """Return how a configured source of messages is opened."""
     if isinstance(settings, WebhookSettings):
         return MessageOpening(settings, lambda: open_webhook(settings))
-    return MessageOpening(settings, lambda: open_broker_source(settings))
+    return MessageOpening(settings, lambda: open_broker_source(settings), lambda: open_broker_return(settings))
 
 
 def open_webhook(settings: WebhookSettings) -> WebhookSource:
@@ -88,6 +93,7 @@ def message_intakes(
             inbox=Inbox(journal, source_id, _inbox_settings(one.settings, daemon)),
             spool=spool,
             partials=partials[source_id],
+            giving_back=_giving_back(one, partials[source_id]),
             refused=None if one.settings.broker_keeps_refused else RefusedMessages(journal, source_id),
             rests=rests,
             journal_max_bytes=daemon.journal_max_bytes,
@@ -96,6 +102,11 @@ def message_intakes(
         )
         for source_id, one in openings
     ]
+
+
+def _giving_back(opening: MessageOpening, partials: Partials) -> GivingBack | None:
+    sender = opening.open_return()
+    return None if sender is None else GivingBack(partials, sender)
 
 
 def _reader(

@@ -31,6 +31,7 @@ from syncd.journal.inbox import Inbox, Taken
 from syncd.journal.partials import Partials
 from syncd.journal.refused_messages import KeptMessage, RefusedMessages
 from syncd.journal.spool import Spool
+from syncd.runtime.giving_back import GivingBack
 from syncd.runtime.message_reading import MessageReader, Read
 from syncd.runtime.rests import Rests
 from syncd.sources.messages import Message, MessageSource
@@ -77,6 +78,7 @@ class MessageIntake:
         inbox: Inbox,
         spool: Spool,
         partials: Partials,
+        giving_back: GivingBack | None = None,
         refused: RefusedMessages | None,
         rests: Rests,
         journal_max_bytes: int,
@@ -88,10 +90,12 @@ class MessageIntake:
         self.source = source
         self.paused = ""
         self.error = ""
+        self._giving_back_error = ""
         self._reader = reader
         self._inbox = inbox
         self._spool = spool
         self._partials = partials
+        self._giving_back = giving_back
         self._refused = refused
         self._rests = rests
         self._journal_max_bytes = journal_max_bytes
@@ -99,7 +103,8 @@ class MessageIntake:
         self._obey = obey
         self._wall_ms = wall_ms
         self._thread = asyncio.Lock()
-        self._used_bytes = 0  # as the last commit left it
+        self._used_bytes = 0  # as the last commit left it, and of that files that came in part:
+        self._partial_bytes = 0
         self._warned: set[str] = set()
 
     async def run(self) -> None:
@@ -113,11 +118,16 @@ class MessageIntake:
             tasks.create_task(self._receive(received), name=f"receive {self.name}")
             tasks.create_task(self._commit(received), name=f"commit {self.name}")
             tasks.create_task(self._tick(), name=f"tick {self.name}")
+            if self._giving_back is not None:
+                giving_back = self._giving_back.run(self._in_thread, self._record_giving_back)
+                tasks.create_task(giving_back, name=f"give back {self.name}")
 
     async def close(self) -> None:
         """Disconnect; what is held is delivered again."""
         with contextlib.suppress(DestinationError):
             await self.source.close()
+        if self._giving_back is not None:
+            await self._giving_back.close()
 
     # -- receiving -------------------------------------------------------------------------------------------------
 
@@ -142,15 +152,20 @@ class MessageIntake:
 
     async def _room(self) -> None:
         """Wait until the journal has room."""
-        while self._used_bytes > self._journal_max_bytes:
+        while self._used_bytes > self._journal_max_bytes and not self._only_receiving_frees():
             limit = self._journal_max_bytes
             self._pause(f"the journal holds {self._used_bytes} bytes, journal_max_bytes is {limit}")
             await asyncio.sleep(ROOM_CHECK_S)
             self._used_bytes = await self._in_thread(self._measure)
         self._go_on()
 
+    def _only_receiving_frees(self) -> bool:
+        """Whether what is here is for the most part files of which the rest must come before they can be sent."""
+        return self._used_bytes - self._partial_bytes < self._journal_max_bytes // 2
+
     def _measure(self) -> int:
-        return self._inbox.journal.used_bytes() + self._spool.used_bytes() + self._partials.used_bytes()
+        self._partial_bytes = self._partials.used_bytes()
+        return self._inbox.journal.used_bytes() + self._spool.used_bytes() + self._partial_bytes
 
     def _pause(self, why: str) -> None:
         if not self.paused:
@@ -173,6 +188,16 @@ class MessageIntake:
             log.info("messages are received again", source=self.name)
         with contextlib.suppress(JournalFull):  # it is in the log and in `error` at least
             await self._in_thread(lambda: self._inbox.problem(f"source {self.name}", error))
+
+    async def _record_giving_back(self, error: str) -> None:
+        """Keep, for ``syncd status``, why files cannot be given back; "" when they can."""
+        if error == self._giving_back_error:
+            return
+        self._giving_back_error = error
+        if error:
+            log.error("files cannot be given back; it is tried again", source=self.name, error=error)
+        with contextlib.suppress(JournalFull):
+            await self._in_thread(lambda: self._inbox.problem(f"source {self.name}, giving back", error))
 
     # -- committing ------------------------------------------------------------------------------------------------
 
@@ -223,6 +248,7 @@ class MessageIntake:
             self._announce(waiting)
             with contextlib.suppress(JournalFull):
                 await self._in_thread(self._spool.tidy)
+                await self._in_thread(self._partials.expire)
             if self._refused is not None:
                 for message in await self._in_thread(self._refused.to_retry):
                     self._follow_up(await self._patiently(lambda message=message: self._retry(message)))  # type: ignore[misc]

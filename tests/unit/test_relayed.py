@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import hashlib
 import itertools
+import json
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,14 +33,17 @@ from syncd.core.facts import (
 )
 from syncd.core.messages.statements import KeptChunk
 from syncd.core.relay.pieces import add_piece, holds
-from syncd.core.relay.values import RelayedChunk, RelayedFact, RelayedFacts, RelayOrigin
-from syncd.errors import JournalFull, MessageRefused
+from syncd.core.relay.reading import read_chunk
+from syncd.core.relay.values import Parcel, RelayedChunk, RelayedFact, RelayedFacts, RelayOrigin
+from syncd.errors import AuthFailed, JournalFull, MessageRefused
 from syncd.journal import partials as partials_module
 from syncd.journal.inbox import Inbox, InboxSettings, Taken, Told
 from syncd.journal.journal import Journal
 from syncd.journal.partials import Partials
 from syncd.journal.relayed import is_reopened
 from syncd.journal.spool import Spool
+from syncd.runtime import giving_back
+from syncd.runtime.giving_back import GivingBack
 from tests.journal_filling import Clock
 
 ORIGIN = RelayOrigin("j1", 1_790_000_000, "edge-7", "local")
@@ -55,7 +61,8 @@ class Case:
 
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir
-        self.journal = Journal.open(state_dir, wall_ms=Clock())
+        self.clock = Clock()
+        self.journal = Journal.open(state_dir, wall_ms=self.clock)
         self.destination = self.journal.register_destinations({"a": "http://a"})["a"].id
         self.source = self.journal.register_source("bus")
         self.inbox = Inbox(self.journal, self.source, InboxSettings(default_experiment="bus"))
@@ -380,3 +387,154 @@ def test_a_full_disk_leaves_nothing_behind(case: Case, monkeypatch: pytest.Monke
     assert case.spooled() == 1
     assert case.keep(chunk(400, 1000))[0].outcome == "whole"
     assert case.files() == [CONTENT]
+
+
+# -- files that are given back -------------------------------------------------------------------------------------
+
+
+class Entity:
+    """What is sent into an entity; ``refusals`` are raised by the next calls."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, Parcel]] = []
+        self.refusals: list[AuthFailed] = []
+        self.on_send: Callable[[], None] = lambda: None
+
+    async def send(self, parcels: Sequence[Parcel], *, session: str) -> None:
+        if self.refusals:
+            raise self.refusals.pop()
+        self.sent += [(session, parcel) for parcel in parcels]
+        self.on_send()
+
+    async def close(self) -> None:
+        pass
+
+    def chunks(self) -> list[RelayedChunk]:
+        return [read_chunk(base64.b64decode(json.loads(parcel.body)["data_base64"])) for _, parcel in self.sent]
+
+
+async def look(case: Case, entity: Entity, *, until: Callable[[], bool], begun_ms: int = 0) -> list[str]:
+    """Give back what is due until that holds; return what was recorded of it."""
+    problems: list[str] = []
+
+    async def in_thread(work: Callable[[], Any]) -> Any:
+        return work()
+
+    async def problem(text: str) -> None:
+        problems.append(text)
+
+    task = asyncio.create_task(
+        GivingBack(case.partials, entity, wall_ms=lambda: begun_ms).run(in_thread, problem)  # type: ignore[arg-type]
+    )
+    async with asyncio.timeout(30):
+        while not until() and not task.done():  # noqa: ASYNC110 - a condition of several parts
+            await asyncio.sleep(0.001)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return problems
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(giving_back, "LOOK_S", 0.0)
+    monkeypatch.setattr(giving_back, "RETRY_S", 0.0)
+
+
+async def test_what_came_of_a_file_is_given_back_as_it_came(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(giving_back, "LEAST_CHUNK_BYTES", 150)
+    monkeypatch.setattr(giving_back, "MESSAGE_BYTES", 0)
+    told = [chunk(0, 400), chunk(600, 900)]
+    case.keep(*told)
+    entity = Entity()
+    case.clock.now_ms += 60_000
+    await look(case, entity, until=lambda: case.spooled() == 0)
+    found = entity.chunks()
+    assert [(one.offset, len(one.content)) for one in found] == [
+        (0, 150),
+        (150, 150),
+        (300, 100),
+        (600, 150),
+        (750, 150),
+    ]
+    assert {session for session, _ in entity.sent} == {"session-1"}
+    as_told = replace(told[0], about=list(ABOUT))
+    assert [replace(one, offset=0, content=as_told.content) for one in found] == [as_told] * 5
+    assert case.partials.used_bytes() == 0
+    # It comes here again, with what was missing.
+    assert [one.outcome for one in case.keep(*found, chunk(400, 600), chunk(900, 1000))][-1] == "whole"
+    assert case.files() == [CONTENT]
+
+
+async def test_it_waits_longer_each_time_until_more_has_come(case: Case) -> None:
+    entity = Entity()
+
+    def waits() -> list[int]:
+        due = []
+        for wait_s in (59, 60, 119, 120, 240):
+            case.clock.now_ms += wait_s * 1000
+            if case.partials.silent(begun_ms=0, silence_ms=60_000, most_doublings=10):
+                due.append(wait_s)
+            case.clock.now_ms -= wait_s * 1000
+        return due
+
+    case.keep(chunk(0, 400))
+    assert waits() == [60, 119, 120, 240]
+    case.clock.now_ms += 60_000
+    await look(case, entity, until=lambda: case.spooled() == 0)
+    case.keep(chunk(0, 400))
+    assert waits() == [120, 240]
+    case.clock.now_ms += 120_000
+    await look(case, entity, until=lambda: case.spooled() == 0)
+    case.keep(chunk(0, 400))
+    assert waits() == [240]
+    case.keep(chunk(400, 401))
+    assert waits() == [60, 119, 120, 240]
+
+
+async def test_after_a_start_it_does_not_wait(case: Case) -> None:
+    case.keep(chunk(0, 400))
+    begun_ms = case.clock.now_ms
+    case.clock.now_ms += 1
+    await look(case, Entity(), until=lambda: case.spooled() == 0, begun_ms=begun_ms + 1)
+    case.keep(chunk(0, 400))
+    assert case.partials.silent(begun_ms=begun_ms + 1, silence_ms=60_000, most_doublings=10) == []
+
+
+async def test_a_file_of_which_more_comes_meanwhile_stays(case: Case) -> None:
+    case.keep(chunk(0, 400))
+    case.clock.now_ms += 60_000
+    entity = Entity()
+    entity.on_send = lambda: bool(case.keep(chunk(400, 500))) or None  # type: ignore[assignment,return-value]
+    await look(case, entity, until=lambda: len(entity.sent) == 1 and case.partials.used_bytes() == 500)
+    assert case.keep(chunk(500, 1000))[0].outcome == "whole"
+    assert case.files() == [CONTENT]
+
+
+async def test_who_may_not_send_is_told_so_and_keeps_what_is_there(case: Case) -> None:
+    case.keep(chunk(0, 400))
+    case.clock.now_ms += 60_000
+    entity = Entity()
+    entity.refusals = [AuthFailed("Unauthorized access. 'Send' claim(s) are required")]
+    problems = await look(case, entity, until=lambda: case.spooled() == 0)
+    assert problems[0].startswith("files cannot be given back to other daemons: Unauthorized access.")
+    assert len(entity.sent) == 1
+
+
+def test_files_that_came_without_a_session_are_not_given_back(case: Case) -> None:
+    kept = case.partials.keep(chunk(0, 400), "")
+    case.inbox.take([Told(identity="", statement=kept)])
+    case.partials.committed()
+    case.clock.now_ms += 600_000
+    assert case.partials.silent(begun_ms=case.clock.now_ms, silence_ms=1, most_doublings=1) == []
+
+
+def test_a_file_of_which_nothing_comes_is_given_up_and_named(case: Case) -> None:
+    case.keep(chunk(0, 400))
+    case.clock.now_ms += partials_module.EXPIRE_MS
+    case.partials.expire()
+    assert case.spooled() == 1
+    case.clock.now_ms += 1
+    case.partials.expire()
+    assert case.spooled() == 0
+    assert case.problems() == ["of 1000 bytes 400 came, and no more for 14 days: they were given up"]
+    assert case.partials.used_bytes() == 0
