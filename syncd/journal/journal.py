@@ -431,6 +431,10 @@ class Journal:
             for seq, kind, body, items, again, attempted, at_ms in rows
         ]
 
+    def newest_change(self) -> int:
+        """Return the number of the newest change that waits for anybody; every later one has a higher number."""
+        return int(self._one("newest_change"))
+
     def waits_before_head(self, destination_id: int, subject_id: int) -> bool:
         """Return whether anything but the head still waits."""
         parameters = {"destination_id": destination_id, "subject_id": subject_id, "section": int(Section.HEAD)}

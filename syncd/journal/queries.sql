@@ -120,6 +120,9 @@ FROM delivery d JOIN change c ON c.seq = d.seq
 WHERE d.destination_id = :destination_id AND d.subject_id = :subject_id AND d.section = :section AND d.seq > :after
 ORDER BY d.seq LIMIT :limit;
 
+-- name: newest_change
+SELECT COALESCE(MAX(seq), 0) FROM change;
+
 -- name: has_pending
 SELECT EXISTS (SELECT 1 FROM delivery WHERE destination_id = :destination_id AND subject_id = :subject_id
 AND section < :section);

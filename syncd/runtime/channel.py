@@ -27,6 +27,7 @@ class Channel:
     ``open_artifact`` opens a local file for sending.
     ``read_again`` is told the (source id, run or model id) whose source must be looked at again soon; that does not
     help with sources in ``told_once``, which are told by messages; other daemons may be told those in ``shared`` too.
+    ``is_yet_to_be_read`` says whether a source that is read has not been read wholly since it stated that change.
     ``rests`` says whether nothing is to be sent just now.
     ``limits`` become lower where the destination says so. Points that have no place there are gathered for
     ``overflow_interval_s`` before they make a segment, unless ``hurries`` says that everything is to be sent now.
@@ -48,6 +49,7 @@ class Channel:
     source_experiments: Mapping[int, Sequence[str]] = field(default_factory=dict)
     told_once: Collection[int] = ()
     shared: Collection[int] = ()
+    is_yet_to_be_read: Callable[[int, int], bool] = lambda source_id, seq: False
     rests: Callable[[], bool] = lambda: False
     replaces_artifacts: bool = True
     overflow_interval_s: float = 60.0

@@ -95,6 +95,8 @@ class Intake:
         self._stop = threading.Event()
         self._look_wholly = asyncio.Event()
         self._first = True
+        self._follows = False
+        self._wholly_read_up_to: int | None = None
         self._commits = 0
         self._took_s = 0.0
 
@@ -111,6 +113,15 @@ class Intake:
         """Take note that the look that was asked for begins."""
         self._look_wholly.clear()
 
+    def is_yet_to_read(self, seq: int) -> bool:
+        """Whether what was in the source when it stated that change may not be read yet.
+
+        Who reads once does not read again for that, nor waits for a source that cannot be read.
+        """
+        if self._wholly_read_up_to is None:
+            return True
+        return self._follows and seq > self._wholly_read_up_to
+
     def close(self) -> None:
         """Close the source."""
         self._source.close()
@@ -122,11 +133,15 @@ class Intake:
             SourceError: the store cannot be read.
         """
         before = self._commits
-        await self._read(full=full, changed=None)
+        try:
+            await self._read(full=full, changed=None)
+        finally:
+            self._wholly_read_up_to = self._wholly_read_up_to or 0
         return self._commits > before
 
     async def run(self) -> None:
         """Follow the source until cancelled."""
+        self._follows = True
         next_whole_s = next_look_s = next_mark_s = time.monotonic()
         echo = Echo()
         with Watcher() as watcher:
@@ -217,6 +232,7 @@ class Intake:
 
     async def _read(self, *, full: bool, changed: Collection[str] | None) -> None:
         loop = asyncio.get_running_loop()
+        newest = await asyncio.to_thread(self._journal.newest_change) if full else 0
         reading = loop.run_in_executor(None, self._poll, loop, full, changed)
         try:
             await asyncio.shield(reading)
@@ -228,7 +244,9 @@ class Intake:
             self._source.close()
             self._source = self._open_source()
             raise
-        self._first = self._first and not full
+        if full:
+            self._first = False
+            self._wholly_read_up_to = newest
 
     # -- in the source's thread ------------------------------------------------------------------------------------
 

@@ -228,8 +228,12 @@ class Pipeline:
             source_experiments={source.id: source.opening.source.experiments for source in self._sources},
             told_once=[source_id for source_id, _ in self._messages],
             shared=self._shared,
+            is_yet_to_be_read=self._is_yet_to_be_read,
             rests=lambda: self.rests.is_resting("destination", row.name),
         )
+
+    def _is_yet_to_be_read(self, source_id: int, seq: int) -> bool:
+        return any(intake.is_yet_to_read(seq) for intake in self.intakes if intake.source_id == source_id)
 
     async def _read_again(self, source_id: int, key: str) -> None:
         """Have a source looked at wholly soon; with a key, that run or model is stated whole once more."""

@@ -26,7 +26,9 @@ from syncd.runtime.identities import Identities
 from syncd.runtime.overflow import Overflow
 
 MOST_CHANGES = 5000
-LINK_PATIENCE_MS = 10_000  # either way: the clock may have been set back
+# So long a link waits for its model without more ado (either way: the clock may have been set back). After that its
+# source is read wholly, if it has not been since; one that is told by messages states nothing a second time.
+LINK_PATIENCE_MS = 10_000
 
 
 class SmallFactDelivery:
@@ -93,7 +95,7 @@ class SmallFactDelivery:
         return now, later
 
     async def _links_early(self, change: Change) -> bool:
-        """Whether a model is not stated yet (it is within seconds), or may still give way to a twin.
+        """Whether a model is not stated yet (it may be), or may still give way to a twin.
 
         A link cannot be taken back, so it waits until the model was looked up once more after its create.
         """
@@ -106,11 +108,20 @@ class SmallFactDelivery:
             if model is not None:
                 binding = await self._channel.journal.do(Journal.binding, self._channel.id, model)
             if binding is None:
-                if abs(self._wall_ms() - change.at_ms) < LINK_PATIENCE_MS:
+                if await self._may_be_stated(change):
                     return True
             elif not (binding.adopted or binding.checked):
                 return True
         return False
+
+    async def _may_be_stated(self, link: Change) -> bool:
+        """Whether the model that is linked to may be stated yet."""
+        if abs(self._wall_ms() - link.at_ms) < LINK_PATIENCE_MS:
+            return True
+        if not self._channel.is_yet_to_be_read(self._subject.source_id, link.seq):
+            return False
+        await self._channel.read_again(self._subject.source_id, "")
+        return True
 
     # -- params and tags -------------------------------------------------------------------------------------------
 

@@ -550,6 +550,25 @@ async def test_the_history_of_a_found_run_is_read_again_only_after_others_have_w
 # -- models ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("stated", ["while it is read", "never"])
+@virtually
+async def test_a_link_waits_for_its_model_until_the_source_was_read_wholly_since(tmp_path: Path, stated: str) -> None:
+    async with Delivering(tmp_path) as rig:
+        read_up_to = 0
+        rig.channel.is_yet_to_be_read = lambda source_id, seq: seq > read_up_to
+        rig.state(experiment(), *many_runs(1), OutputsLogged(run_key(0), [(MODEL.id, 3)]))
+        await asyncio.sleep(HOUR_S / 2)
+        assert rig.sums["dead_letters"] == 0
+        assert rig.read_again
+        if stated != "never":
+            rig.state(model(run=run_key(0).id))
+        read_up_to = rig.journal.newest_change()
+        await rig.delivered(within_s=MINUTE_S)
+        links = [(rig.model(MODEL.id).id, 3)] if stated != "never" else []
+        assert rig.run(run_key(0).id).model_outputs == links
+        assert rig.sums["dead_letters"] == (0 if links else 1)
+
+
 @pytest.mark.parametrize("status", ["READY", "FAILED"])
 @pytest.mark.parametrize(
     "before", ["nothing", "pending sent", "pending waits", "pending under way", "deleted behind it"]
