@@ -159,6 +159,11 @@ def _content_lines(letter: LetterReport, content: Any) -> list[str]:
             return datasets + [f"  model {model}" for model in content["models"]]
         case "outputs":
             return [f"  model {model} at step {step}" for model, step in content]
+        case "overflow":
+            said = content["entries"].items()
+            return [
+                f"  {content['section']}: {key} = {'(no longer)' if value is None else value}" for key, value in said
+            ]
         case _:
             return [f"  {key}: {value}" for key, value in content.items()]
 

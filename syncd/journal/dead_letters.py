@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from syncd.core.changes import Again, Section, parse
+from syncd.core.changes import Again, parse
 from syncd.core.source_tags import PARENT_RUN_ID
 from syncd.journal.database import FILE_NAME, join, translated
 from syncd.journal.journal import LONGEST_TAG
@@ -118,7 +118,7 @@ def _retry(connection: sqlite3.Connection, letter_id: int, now_ms: int) -> str:
         "kind": kind,
         "body": present,
         "items": items,
-        "size_bytes": parse(present)["size_bytes"] if section == Section.ARTIFACTS else len(present),
+        "size_bytes": parse(present)["size_bytes"] if kind == "artifact" else len(present),
         "again": int(Again.RESTATED),
         "now_ms": now_ms,
     }

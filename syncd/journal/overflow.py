@@ -73,6 +73,15 @@ def release(journal: Journal, destination_id: int, subject_id: int, section: str
         journal._many("release_overflow", [(destination_id, subject_id, section, key) for key in keys])
 
 
+def restate(
+    journal: Journal, destination_id: int, subject_id: int, section: str, entries: Mapping[str, str | None]
+) -> None:
+    """Have what a refused document said (``entries``) said once more, as it is by now."""
+    with journal._releasing("recording overflow"):
+        rows = [(destination_id, subject_id, section, key, value) for key, value in entries.items()]
+        journal._many("restate_overflow", rows)
+
+
 def kept(journal: Journal, destination_id: int, subject_id: int, section: str) -> dict[str, str]:
     """Return what is kept in a section."""
     return dict(journal._fetch("overflow", _of(destination_id, subject_id, section=section)))

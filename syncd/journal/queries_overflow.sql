@@ -10,6 +10,11 @@ WHERE value IS NOT excluded.value;
 UPDATE overflow SET value = NULL, document = NULL
 WHERE destination_id = ? AND subject_id = ? AND section = ? AND key = ? AND value IS NOT NULL;
 
+-- What a refused document said is to be said again: as it is by now, or that it is no longer kept.
+-- name: restate_overflow
+INSERT INTO overflow (destination_id, subject_id, section, key, value) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (destination_id, subject_id, section, key) DO UPDATE SET document = NULL;
+
 -- A metric name whose points go to segments; the index is written when a segment is there.
 -- name: add_overflow_name
 INSERT INTO overflow (destination_id, subject_id, section, key, value, document) VALUES (?, ?, 'metrics', ?, '{}', 0)

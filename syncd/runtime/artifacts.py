@@ -49,12 +49,21 @@ class ArtifactDelivery:
         async with asyncio.TaskGroup() as uploads:
             while changes := await self._load(after):
                 after = changes[-1].seq
+                changes = await self._without_overflow(changes)
                 newest = {decode_artifact(self._subject.key, change.body).path: change for change in changes}
                 superseded = [change.seq for change in changes if newest[self._path(change)] is not change]
                 await self._settlement.add(Section.ARTIFACTS, superseded)
                 for change in newest.values():
                     await self._places.acquire()
                     uploads.create_task(self._deliver_and_release(change))
+
+    async def _without_overflow(self, changes: list[Change]) -> list[Change]:
+        """Take out what was a dead letter and says where renamed artifacts are, or what is in which segment."""
+        for change in changes:
+            if change.kind == "overflow":
+                await self._overflow.restate(change.body)
+                await self._settlement.add(Section.ARTIFACTS, [change.seq])
+        return [change for change in changes if change.kind != "overflow"]
 
     def _path(self, change: Change) -> str:
         return decode_artifact(self._subject.key, change.body).path

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 import structlog
 
 from syncd.core import source_tags
-from syncd.core.changes import Section
+from syncd.core.changes import Section, parse
 from syncd.core.facts import TERMINAL_STATUSES, RunSeen
 from syncd.core.overflow import INDEX, POINTS, last_number, metric_name, overflow_path, raw_key, render_document
 from syncd.core.requests import LogBatch
@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 SEGMENT_BYTES = 4 << 20
 # A number that somebody else has taken is passed over so often; then it is the name that the destination refuses.
 MOST_RENUMBERINGS = 3
+# Documents whose entries are kept no longer once they are refused: who retries the letter states them anew.
+RESTATED_BY_FACTS = ("params", "tags", "inputs", "metrics")
 
 
 class Overflow:
@@ -57,6 +59,14 @@ class Overflow:
         gone = [key for key in keys if key in known]
         if gone:
             await self._channel.journal.do(overflow.release, self._channel.id, self._subject.id, section, gone)
+
+    async def restate(self, body: bytes) -> None:
+        """Record that what a refused document said is to be said once more; ``body`` is that of its dead letter."""
+        said = parse(body)
+        entries = {
+            key: value if isinstance(value, str | None) else json.dumps(value) for key, value in said["entries"].items()
+        }
+        await self._channel.journal.do(overflow.restate, self._channel.id, self._subject.id, said["section"], entries)
 
     async def write(self, *, whole: bool) -> float | None:
         """Bring what is kept to the destination.
@@ -193,12 +203,11 @@ class Overflow:
     async def _give_up(self, unsent: Unsent, error: Rejected) -> None:
         """Turn what a refused document or segment says into a dead letter."""
         log.warning("the destination refuses overflow", artifact=unsent.section, error=str(error))
-        entries: dict[str, str] = {}
-        if unsent.section != POINTS:
-            entries = {key: value for key, value in json.loads(unsent.body).items() if value is not None}
-        stated = _as_stated(unsent, entries)
+        said = {} if unsent.section == POINTS else parse(unsent.body)
+        entries = {key: value for key, value in said.items() if value is not None}
+        stated = _as_stated(unsent, said, entries)
         letter = DeadLetter(*stated, str(error), error.code, error.status) if stated is not None else None
-        keys: Iterable[str] = entries if letter is not None else ()
+        keys: Iterable[str] = entries if unsent.section in RESTATED_BY_FACTS else ()
         await self._channel.journal.do(
             overflow.refused, self._channel.id, self._subject.id, unsent, keys=keys, letter=letter
         )
@@ -223,14 +232,20 @@ class Overflow:
         self._marked = text
 
 
-def _as_stated(unsent: Unsent, entries: Mapping[str, str]) -> tuple[Section, str, bytes, int] | None:
+def _as_stated(
+    unsent: Unsent, said: Mapping[str, str | None], entries: Mapping[str, str]
+) -> tuple[Section, str, bytes, int] | None:
     """Return section, kind, body and items of the change that states what a document or segment says.
 
-    None of what only describes others: the index, and where renamed artifacts are.
+    No fact states what only describes others, the index and where renamed artifacts are: that is said as it is, and
+    goes the way of artifacts, which runs and models have.
     """
     match unsent.section:
         case "points":
             return Section.METRICS, "metrics", unsent.body.rstrip(b"\n"), unsent.items
+        case "artifacts" | "metrics/index":
+            about = {"section": unsent.section.split("/")[0], "entries": said}
+            return Section.ARTIFACTS, "overflow", _encoded(about), len(said)
         case _ if not entries:
             return None
         case "metrics":  # of a model

@@ -5,12 +5,12 @@ Only needed where artifacts are not replaced: what they say already is not to be
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
 import structlog
 
 from syncd.core import source_tags
+from syncd.core.changes import parse
 from syncd.core.overflow import POINTS, metric_name, numbered, overflow_path, parse_overflow_path, raw_key
 from syncd.destinations.base import RemoteRun, RemoteSubject
 from syncd.errors import Rejected
@@ -69,7 +69,7 @@ class _There:
         """Return (section, key, value, number of the document) of what holds."""
         found: dict[str, tuple[str | None, int]] = {}
         for number, path in numbered(paths, section).items():
-            document = json.loads((await self._content(path) or b"{}").decode("utf-8", "surrogatepass"))
+            document = _document(await self._content(path) or b"{}", path)
             found.update({key: (value, number) for key, value in document.items()})
         return [(section, key, value, number) for key, (value, number) in found.items() if value is not None]
 
@@ -77,9 +77,33 @@ class _There:
         """Return the metric names that have points in segments."""
         found: set[str] = set()
         for number in numbered(paths, POINTS):
-            content = await self._content(overflow_path(POINTS, number))
-            found.update(metric_name(raw) for raw in {raw_key(line) for line in content.splitlines()})
+            path = overflow_path(POINTS, number)
+            content = await self._content(path)
+            try:
+                found.update(metric_name(raw) for raw in {raw_key(line) for line in content.splitlines()})
+            except (ValueError, LookupError, TypeError) as error:
+                _warn(path, error)
         return found
 
     async def _content(self, path: str) -> bytes:
         return await content_of(self._channel, self._remote, path)
+
+
+def _document(content: bytes, path: str) -> dict[str, str | None]:
+    """Return what a document says: nothing, if it is not syncd's. It stays as it is, since its number is taken."""
+    try:
+        document = parse(content)
+        if not isinstance(document, dict) or not all(isinstance(value, str | None) for value in document.values()):
+            raise TypeError("it is no JSON object of texts")
+    except (ValueError, TypeError) as error:
+        _warn(path, error)
+        return {}
+    return document
+
+
+def _warn(path: str, error: Exception) -> None:
+    log.warning(
+        "this is no overflow that syncd writes; it is left as it is, and what it may have said is written beside it",
+        artifact=path,
+        error=str(error),
+    )

@@ -362,6 +362,60 @@ async def test_a_refused_segment_becomes_a_letter_that_can_be_sent_again(tmp_pat
 
 
 @virtually
+async def test_a_refused_index_and_a_refused_list_of_renamed_artifacts_become_letters_that_can_be_sent_again(
+    tmp_path: Path,
+) -> None:
+    async with Delivering(tmp_path / "state", workspace()) as rig:
+        rig.channel.open_artifact = lambda artifact: BytesUpload(artifact.path, b"own bytes")
+        documents = ("syncd/overflow/metrics/index.json", "syncd/overflow/artifacts.json")
+        refusal = Rejected("not by this name", code="NO", status=400)
+        rig.fake.judge = lambda method, about: refusal if about in documents else None
+        rig.state(experiment(), head(1))
+        await rig.delivered()
+        rig.fake.artifacts[rig.run(RUN.id).id, "plot.png"] = b"other bytes"
+        rig.state(ArtifactSeen(RUN, "plot.png", "/nowhere", 9, 1), series(NAMES, [1]), head(1, status="FINISHED"))
+        await rig.delivered()
+        assert rig.sums["dead_letters"] == 2
+        assert Held(rig).index == {}
+        rig.fake.judge = lambda method, about: None
+        dead_letters.retry(tmp_path / "state", None)
+        await asyncio.sleep(MINUTE_S)
+        await rig.delivered()
+        assert set(Held(rig).index) == set(NAMES[5:])
+        [(path, stored)] = json.loads(rig.fake.artifacts[rig.run(RUN.id).id, documents[1]]).items()
+        assert path == "plot.png"
+        assert rig.fake.artifacts[rig.run(RUN.id).id, stored] == b"own bytes"
+        assert Held(rig).every_point == wanted(NAMES, [1])
+        assert_nothing_refused(rig)
+
+
+@virtually
+async def test_overflow_that_is_not_syncds_is_left_and_what_it_may_have_said_is_written_beside_it(
+    tmp_path: Path,
+) -> None:
+    fake = workspace()
+    facts = (experiment(), head(1, status="FINISHED"), ParamsLogged(RUN, PARAMS), TagsSet(RUN, TAGS))
+    async with Delivering(tmp_path / "one", fake) as rig:
+        rig.state(*facts, series(NAMES, range(3)))
+        await rig.delivered()
+        owner = rig.run(RUN.id).id
+    spoilt = {"params.json": b"<html>", "tags.json": b'{"t": 1}', "metrics/1.jsonl": b"\xff\n"}
+    for path, content in spoilt.items():
+        assert (owner, f"syncd/overflow/{path}") in fake.artifacts
+        fake.artifacts[owner, f"syncd/overflow/{path}"] = content
+    async with Delivering(tmp_path / "two", fake) as rig:
+        rig.state(*facts, series(NAMES, range(3)), first_reading=True)
+        await rig.delivered()
+        for path, content in spoilt.items():
+            assert fake.artifacts.pop((owner, f"syncd/overflow/{path}")) == content
+        held = Held(rig)
+        assert held.params == PARAMS
+        assert TAGS.items() <= held.tags.items()
+        assert held.every_point == wanted(NAMES, range(3))
+        assert_nothing_refused(rig)
+
+
+@virtually
 @pytest.mark.parametrize("name", NAMES[4:6])  # one that has a place, and one that has none
 async def test_a_last_point_that_was_refused_is_sent_again_by_the_same_process(tmp_path: Path, name: str) -> None:
     async with Delivering(tmp_path, workspace()) as rig:
