@@ -33,6 +33,8 @@ READ_TOGETHER = 1000
 # 1 + 2 + 4 + 8 + 16 + 32 s: a server that fails for one key for a minute, while it answers what is read back.
 FAULTY_ATTEMPTS = 6
 
+Refusal = tuple[str, str, int]  # the server's words, code and status
+
 
 class PointDelivery:
     """One pass over the metric changes of a run that wait for a destination.
@@ -60,6 +62,7 @@ class PointDelivery:
         self._names = names
         self._naming = asyncio.Lock()
         self._over: defaultdict[int, list[bytes]] = defaultdict(list)  # of changes that are not settled yet
+        self._refused_lines: defaultdict[int, list[tuple[Refusal, list[bytes]]]] = defaultdict(list)  # of such, too
         self._doubts = OverflowDoubts(channel, subject_id, binding)
         self._unknown = False
         self._all_held = True  # whatever was sent
@@ -167,12 +170,15 @@ class PointDelivery:
             await self._places.acquire()
             sends.create_task(self._send_and_release(batch))
 
-    async def _settle(
-        self, seqs: Iterable[int], *, dead: Iterable[DeadLetter] = (), delivered: Delivered | None = None
-    ) -> None:
-        """Settle changes of which nothing is left to be sent; what of them has no place goes over with that."""
+    async def _settle(self, seqs: Iterable[int], *, delivered: Delivered | None = None) -> None:
+        """Settle changes of which nothing is left to be sent.
+
+        What of them has no place goes over with that, and what was refused becomes a dead letter: a change that is
+        sent again, because some of it did not arrive, must not leave its letter twice.
+        """
         done = list(seqs)
         over = [_over_points(lines) for seq in done if (lines := self._over.pop(seq, None))]
+        dead = _letters(refused for seq in done for refused in self._refused_lines.pop(seq, ()))
         await self._settlement.add(Section.METRICS, done, dead=dead, over=over, delivered=delivered)
 
     async def _send_missing(self, sends: asyncio.TaskGroup, change: Change) -> None:
@@ -346,10 +352,20 @@ class PointDelivery:
 
     async def _give_up(self, batch: MetricBatch, error: Rejected) -> None:
         self._all_held = False
-        letter = DeadLetter(
-            Section.METRICS, "metrics", b"\n".join(batch.lines), batch.count, error.message, error.code, error.status
-        )
-        await self._settle(self._countdown.arrived(batch), dead=[letter])
+        for part in batch.parts:
+            self._refused_lines[part.seq].append(((error.message, error.code, error.status), list(part.lines)))
+        await self._settle(self._countdown.arrived(batch))
+
+
+def _letters(refused: Iterable[tuple[Refusal, list[bytes]]]) -> list[DeadLetter]:
+    """Return a dead letter for each refusal."""
+    lines: defaultdict[Refusal, list[bytes]] = defaultdict(list)
+    for refusal, some in refused:
+        lines[refusal] += some
+    return [
+        DeadLetter(Section.METRICS, "metrics", b"\n".join(every), len(every), *refusal)
+        for refusal, every in lines.items()
+    ]
 
 
 def _over_points(lines: Sequence[bytes]) -> OverPoints:

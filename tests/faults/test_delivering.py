@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ from syncd.core.facts import (
 from syncd.core.filters import Filter
 from syncd.core.requests import CreateRun, LogBatch, SetExperimentTags
 from syncd.core.source_tags import PARENT_RUN_ID, SESSION, SOURCE_RUN_ID
-from syncd.errors import AuthFailed, Rejected, Transient
+from syncd.errors import AuthFailed, OutcomeUnknown, Rejected, Transient
 from syncd.runtime.courier import FORBIDDEN_ALONE, POISON_AFTER_S, POISON_FAULTS, Courier
 from syncd.runtime.one_shot import sync_once
 from syncd.runtime.pipeline import Pipeline
@@ -545,6 +546,29 @@ async def test_the_history_of_a_found_run_is_read_again_only_after_others_have_w
         await rig.delivered()
         assert len(reads) == 3
         assert sorted(step for _, _, step in run.points["loss"]) == [*range(41), 100, 300]
+
+
+@virtually
+async def test_a_refused_point_leaves_one_letter_however_often_the_rest_of_its_change_is_sent(tmp_path: Path) -> None:
+    fake = FakeDestination(appends=True)
+    lost = itertools.count(1)
+
+    def judge(method: str, about: object) -> Exception | None:
+        if not isinstance(about, LogBatch) or not about.lines:
+            return None
+        if any(b'"step":5,' in line or b'"step":5}' in line for line in about.lines):
+            return Rejected("not this one", status=400)
+        is_lost = any(b"1500" in line for line in about.lines) and next(lost) <= 3
+        return OutcomeUnknown("reset") if is_lost else None
+
+    async with Delivering(tmp_path, fake) as rig:
+        fake.judge = judge
+        rig.state(experiment(), head(0), points(0, range(fake.limits.batch_metrics + 600)))
+        await rig.delivered()
+        assert next(lost) > 3
+        assert rig.sums["dead_letters"] == 1
+        [run] = fake.runs.values()
+        assert len(run.points["loss"]) == fake.limits.batch_metrics + 600 - 1
 
 
 # -- models ------------------------------------------------------------------------------------------------------------
