@@ -42,7 +42,7 @@ ECHO_S = 2.5
 STALE_LOOKS = 10
 FACT_COST_BYTES = 200
 
-Announce = Callable[[Mapping[int, Collection[int]]], None]
+Announce = Callable[[Mapping[int, Collection[int]], float], None]
 
 
 class Stopped(Exception):
@@ -66,7 +66,8 @@ class IntakeSettings:
 class Intake:
     """Reads one source for one audience.
 
-    ``announce`` is called in the event loop with the subjects that now wait, per destination id.
+    ``announce`` is called in the event loop with the subjects that now wait, per destination id, and with the time
+    (monotonic s) at which what waits began to be read.
     """
 
     def __init__(
@@ -213,9 +214,8 @@ class Intake:
     async def _mark_silent_runs(self, stale_after_s: float) -> None:
         before_ms = time.time_ns() // 1_000_000 - round(stale_after_s * 1000)
         with contextlib.suppress(JournalFull):  # they are marked when there is room
-            self._announce(
-                await asyncio.to_thread(mark_silent_runs, self._journal, self.source_id, before_ms=before_ms)
-            )
+            waiting = await asyncio.to_thread(mark_silent_runs, self._journal, self.source_id, before_ms=before_ms)
+            self._announce(waiting, time.monotonic())
 
     async def _record(self, error: str) -> None:
         """Keep, for ``syncd status``, why the source cannot be read; "" when it can."""
@@ -263,14 +263,14 @@ class Intake:
             cursors.add(reading)
             size_bytes += _cost_bytes(reading)
             if size_bytes >= GROUP_BYTES or time.monotonic() - begun_s >= GROUP_S:
-                self._commit(loop, group, forgotten)
+                self._commit(loop, group, forgotten, begun_s)
                 cursors.clear()
                 group, size_bytes, begun_s = [], 0, time.monotonic()
         if group:
-            self._commit(loop, group, forgotten)
+            self._commit(loop, group, forgotten, begun_s)
         self._took_s = time.thread_time() - begun_thread_s
 
-    def _commit(self, loop: asyncio.AbstractEventLoop, group: list[Reading], forgotten: int) -> None:
+    def _commit(self, loop: asyncio.AbstractEventLoop, group: list[Reading], forgotten: int, begun_s: float) -> None:
         self._wait_for_room()
         while True:
             try:
@@ -285,7 +285,7 @@ class Intake:
             self.paused = ""
             self._journal.refill_reserve()
         self._commits += 1
-        loop.call_soon_threadsafe(self._announce, waiting)
+        loop.call_soon_threadsafe(self._announce, waiting, begun_s)
 
     def _wait_for_room(self) -> None:
         while (used := self._journal.used_bytes()) > self._settings.journal_max_bytes:

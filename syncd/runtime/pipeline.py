@@ -146,11 +146,11 @@ class Pipeline:
         for uploader in self.uploaders.values():
             uploader.look()
 
-    def _announce(self, waiting: Mapping[int, Collection[int]]) -> None:
+    def _announce(self, waiting: Mapping[int, Collection[int]], since_s: float | None = None) -> None:
         for destination_id, subjects in waiting.items():
             uploader = self.uploaders.get(destination_id)
             if uploader is not None:
-                uploader.notify(subjects)
+                uploader.notify(subjects, since_s=since_s)
             # An uploader that is not there yet loads what waits from the journal when it begins.
 
     def _recorder(self, row: DestinationRow) -> Callable[[DestinationState], Awaitable[None]]:

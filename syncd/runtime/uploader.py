@@ -70,9 +70,12 @@ class Uploader:
         self._idle.clear()
         self._changed.set()
 
-    def notify(self, subjects: Iterable[int]) -> None:
-        """Take note that these subjects have something to deliver. Call it in the event loop."""
-        due_s = time.monotonic() + self._flush_interval_s
+    def notify(self, subjects: Iterable[int], *, since_s: float | None = None) -> None:
+        """Take note that these subjects have something to deliver. Call it in the event loop.
+
+        ``since_s`` is when it began to be read (monotonic s; None: now): its reading is part of the flush interval.
+        """
+        due_s = (time.monotonic() if since_s is None else since_s) + self._flush_interval_s
         for subject in subjects:
             if subject in self._gathering:
                 self._gathering.discard(subject)
