@@ -67,7 +67,7 @@ class Intake:
     """Reads one source for one audience.
 
     ``announce`` is called in the event loop with the subjects that now wait, per destination id, and with the time
-    (monotonic s) at which what waits began to be read.
+    (monotonic s) at which a change was heard of, or what waits began to be read.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Intake:
         """
         before = self._commits
         try:
-            await self._read(full=full, changed=None)
+            await self._read(full=full, changed=None, seen_s=time.monotonic())
         finally:
             self._wholly_read_up_to = self._wholly_read_up_to or 0
         return self._commits > before
@@ -149,14 +149,17 @@ class Intake:
             hint: set[str] = set()
             while True:
                 until_s = min(next_look_s, next_whole_s, echo.due_s)
-                hint |= await self._hint(watcher, until_s=until_s, at_once=bool(hint))
+                heard = await self._hint(watcher, until_s=until_s, at_once=bool(hint))
+                seen_s = watcher.heard_s if heard else time.monotonic()
+                hint |= heard
                 await self._rests.over("source", self.name)
                 now_s = time.monotonic()
                 whole = self.wants_look or now_s >= next_whole_s
                 look = whole or now_s >= next_look_s
                 self.begin_look()
                 echo.heard(hint, now_s)
-                took_s = await self._read_patiently(full=whole, changed=None if look else hint | echo.take(now_s))
+                changed = None if look else hint | echo.take(now_s)
+                took_s = await self._read_patiently(full=whole, changed=changed, seen_s=seen_s)
                 if whole:
                     next_whole_s = now_s + max(self._settings.reconcile_interval_s, took_s / LOOK_SHARE)
                 if look:
@@ -188,10 +191,10 @@ class Intake:
                 task.cancel()
             await asyncio.gather(change, wish, return_exceptions=True)
 
-    async def _read_patiently(self, *, full: bool, changed: Collection[str] | None) -> float:
+    async def _read_patiently(self, *, full: bool, changed: Collection[str] | None, seen_s: float) -> float:
         """Read; a source that cannot be read just now is tried again later. Return the processor's seconds it took."""
         try:
-            await self._read(full=full, changed=changed)
+            await self._read(full=full, changed=changed, seen_s=seen_s)
         except SourceNotReady as error:
             log.info("the source is not ready; it is read again soon", source=self.name, reason=str(error))
             await asyncio.sleep(self._settings.poll_interval_s)
@@ -230,10 +233,10 @@ class Intake:
         with contextlib.suppress(JournalFull):  # it is in the log and in `error` at least
             await asyncio.to_thread(self._journal.commit, self.source_id, self._audience, [problem])
 
-    async def _read(self, *, full: bool, changed: Collection[str] | None) -> None:
+    async def _read(self, *, full: bool, changed: Collection[str] | None, seen_s: float) -> None:
         loop = asyncio.get_running_loop()
         newest = await asyncio.to_thread(self._journal.newest_change) if full else 0
-        reading = loop.run_in_executor(None, self._poll, loop, full, changed)
+        reading = loop.run_in_executor(None, self._poll, loop, full, changed, seen_s)
         try:
             await asyncio.shield(reading)
         except BaseException:
@@ -250,7 +253,9 @@ class Intake:
 
     # -- in the source's thread ------------------------------------------------------------------------------------
 
-    def _poll(self, loop: asyncio.AbstractEventLoop, full: bool, changed: Collection[str] | None) -> None:
+    def _poll(
+        self, loop: asyncio.AbstractEventLoop, full: bool, changed: Collection[str] | None, seen_s: float
+    ) -> None:
         forgotten = self._journal.forgotten
         cursors = GroupCursors(self._journal.cursors(self.source_id, self._audience))
         group: list[Reading] = []
@@ -263,14 +268,15 @@ class Intake:
             cursors.add(reading)
             size_bytes += _cost_bytes(reading)
             if size_bytes >= GROUP_BYTES or time.monotonic() - begun_s >= GROUP_S:
-                self._commit(loop, group, forgotten, begun_s)
+                self._commit(loop, group, forgotten, seen_s)
                 cursors.clear()
-                group, size_bytes, begun_s = [], 0, time.monotonic()
+                group, size_bytes = [], 0
+                begun_s = seen_s = time.monotonic()
         if group:
-            self._commit(loop, group, forgotten, begun_s)
+            self._commit(loop, group, forgotten, seen_s)
         self._took_s = time.thread_time() - begun_thread_s
 
-    def _commit(self, loop: asyncio.AbstractEventLoop, group: list[Reading], forgotten: int, begun_s: float) -> None:
+    def _commit(self, loop: asyncio.AbstractEventLoop, group: list[Reading], forgotten: int, seen_s: float) -> None:
         self._wait_for_room()
         while True:
             try:
@@ -285,7 +291,7 @@ class Intake:
             self.paused = ""
             self._journal.refill_reserve()
         self._commits += 1
-        loop.call_soon_threadsafe(self._announce, waiting, begun_s)
+        loop.call_soon_threadsafe(self._announce, waiting, seen_s)
 
     def _wait_for_room(self) -> None:
         while (used := self._journal.used_bytes()) > self._settings.journal_max_bytes:

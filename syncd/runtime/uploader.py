@@ -73,7 +73,7 @@ class Uploader:
     def notify(self, subjects: Iterable[int], *, since_s: float | None = None) -> None:
         """Take note that these subjects have something to deliver. Call it in the event loop.
 
-        ``since_s`` is when it began to be read (monotonic s; None: now): its reading is part of the flush interval.
+        ``since_s`` is when it was heard of (monotonic s; None: now): gathering and reading are part of the interval.
         """
         due_s = (time.monotonic() if since_s is None else since_s) + self._flush_interval_s
         for subject in subjects:

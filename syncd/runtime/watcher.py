@@ -34,6 +34,7 @@ class Watcher:
         self._watches: dict[Path, Any] = {}
         self._complained = False
         self.directory_made = False  # since the last `watch`
+        self.heard_s = 0.0  # when what `changed` returned last began (monotonic s)
 
     def __enter__(self) -> Watcher:
         if sys.platform == "linux":
@@ -96,6 +97,7 @@ class Watcher:
             await readable.wait()
         finally:
             loop.remove_reader(self._inotify.fd)
+        self.heard_s = loop.time()
         await asyncio.sleep(GATHER_S)
         return self._drain()
 

@@ -65,6 +65,7 @@ class Delivering:
         *,
         on_delete: str = "keep",
         filter: Filter | None = None,  # noqa: A002 - the channel's word
+        flush_interval_s: float = 0.0,
     ) -> None:
         state.mkdir(exist_ok=True)
         self.fake = fake or FakeDestination()
@@ -88,7 +89,7 @@ class Delivering:
             on_delete={self.source_id: on_delete},
             replaces_artifacts=self.fake.replaces_artifacts,
         )
-        self.uploader = Uploader(self.channel, flush_interval_s=0.0, wall_ms=self.wall_ms)
+        self.uploader = Uploader(self.channel, flush_interval_s=flush_interval_s, wall_ms=self.wall_ms)
         self._patch = pytest.MonkeyPatch()
         self._logs = structlog.testing.capture_logs()  # rendering a traceback takes half a second
         self._task: asyncio.Task[None] | None = None
@@ -120,12 +121,12 @@ class Delivering:
         if not isinstance(ended, asyncio.CancelledError) and error[0] is None:
             raise AssertionError("the uploader has ended") from ended
 
-    def state(self, *facts: Fact, first_reading: bool = False) -> None:
-        """Commit facts, as one reading of the source, and announce them."""
+    def state(self, *facts: Fact, first_reading: bool = False, since_s: float | None = None) -> None:
+        """Commit facts, as one reading of the source, and announce them, as heard of ``since_s``."""
         waiting = self.journal.commit(
             self.source_id, self.row.audience, [Reading(facts, {})], first_reading=first_reading
         )
-        self.uploader.notify(waiting.get(self.row.id, ()))
+        self.uploader.notify(waiting.get(self.row.id, ()), since_s=since_s)
 
     async def delivered(self, *, within_s: float = HOUR_S) -> None:
         """Wait until nothing waits any longer."""

@@ -701,6 +701,16 @@ async def test_a_sync_of_a_store_that_is_never_quiet_looks_once_more_and_ends() 
     assert pipeline.intakes[0].looks == [True, False]
 
 
+@virtually
+async def test_a_point_waits_for_the_flush_interval_since_it_was_heard_of(tmp_path: Path) -> None:
+    async with Delivering(tmp_path, flush_interval_s=10.0) as rig:
+        for heard_ago_s in (0.0, 7.0):
+            begun_s = now_s()
+            rig.state(experiment(), *many_runs(1), since_s=begun_s - heard_ago_s)
+            await rig.delivered(within_s=MINUTE_S)
+            assert 10.0 <= now_s() - begun_s + heard_ago_s < 12.0
+
+
 # -- tags of experiments -----------------------------------------------------------------------------------------------
 
 

@@ -1069,6 +1069,24 @@ def test_a_version_is_trusted_once_it_is_old_or_seen_twice(store: Store, monkeyp
     assert after_first < after_second == reads["read"]
 
 
+def test_a_write_that_leaves_the_file_as_old_and_counted_as_it_was_is_read_all_the_same(store: Store) -> None:
+    store.run("a", status="RUNNING", end=None)
+    os.utime(store.path)
+    written_ns = store.path.stat().st_mtime_ns
+    database = Database(store.path, now_ns=lambda: written_ns)
+    writer = sqlite3.connect(store.path, isolation_level=None)
+    writer.execute("PRAGMA locking_mode = EXCLUSIVE")  # the change counter is raised by the first commit alone
+    versions = set()
+    for name in ("one", "two", "six"):
+        writer.execute("UPDATE runs SET name = ?", (name,))
+        os.utime(store.path, ns=(written_ns, written_ns))
+        versions.add(database.version())
+        assert database.read(lambda connection: connection.execute("SELECT name FROM runs").fetchall()) == [(name,)]
+    assert len(versions) == 1
+    writer.close()
+    database.close()
+
+
 def test_a_store_that_is_migrated_while_it_is_followed(tmp_path: Path) -> None:
     old = SCHEMA.replace(", is_nan BOOLEAN DEFAULT '0' NOT NULL", "").replace(", value, is_nan)", ", value)")
     store = Store(tmp_path / "old.db", old)
