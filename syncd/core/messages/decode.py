@@ -20,7 +20,7 @@ from typing import Any, Final, get_args
 from syncd.core.messages.elsewhere import foreign_event_of
 from syncd.core.messages.envelopes import Envelope, Received, Refused, open_binary, open_body, open_event
 from syncd.core.messages.paths import problem_of_path
-from syncd.core.messages.points import BadPoint, bad_time, lines_of
+from syncd.core.messages.points import BadPoint, bad_time, lines_of, regular_lines
 from syncd.core.messages.statements import (
     Command,
     CommandName,
@@ -124,7 +124,7 @@ class _Reader:
     def _statement(self, event: Envelope, time_ms: int) -> Statement:
         match event.type:
             case "dev.syncd.log":
-                return self._logged(event, self._data(event, "log"), time_ms)
+                return self._logged(event, time_ms)
             case "dev.syncd.run.start":
                 return self._started(event, self._data(event, "run.start"), time_ms)
             case "dev.syncd.run.end":
@@ -135,8 +135,10 @@ class _Reader:
             return self._command(event, time_ms)
         return foreign_event_of(event, time_ms=time_ms) or Ignored(event.type)
 
-    def _data(self, event: Envelope, schema: str) -> Mapping[str, Any]:
-        wrong = self._rules.check(f"messages/{schema}", event.data)
+    def _data(self, event: Envelope, schema: str, *, but: str = "") -> Mapping[str, Any]:
+        """Return the data of an event as its schema wants them, ``but`` for a field that has been looked at."""
+        checked = {key: value for key, value in event.data.items() if key != but} if but else event.data
+        wrong = self._rules.check(f"messages/{schema}", checked)
         if wrong is not None:
             raise Refused(wrong.below(*event.place))
         data: Mapping[str, Any] = event.data
@@ -144,12 +146,13 @@ class _Reader:
 
     # -- runs ------------------------------------------------------------------------------------------------------
 
-    def _logged(self, event: Envelope, data: Mapping[str, Any], time_ms: int) -> RunLogged:
+    def _logged(self, event: Envelope, time_ms: int) -> RunLogged:
+        regular = regular_lines(event.data.get("metrics")) if isinstance(event.data, dict) else None
+        data = self._data(event, "log", but="metrics" if regular else "")
+        timestamp_ms = self._time(event, data, "timestamp", time_ms)
         try:
-            lines, count = lines_of(
-                data.get("metrics", {}),
-                timestamp_ms=self._time(event, data, "timestamp", time_ms),
-                step=int(data.get("step", 0)),
+            lines, count = regular or lines_of(
+                data.get("metrics", {}), timestamp_ms=timestamp_ms, step=int(data.get("step", 0))
             )
         except BadPoint as exc:
             raise Refused(exc.wrong.below(*event.place, "metrics")) from exc
