@@ -437,6 +437,6 @@ EXTRAORDINARY: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("more", EXTRAORDINARY)
 def test_an_extraordinary_point_does_not(more: dict[str, Any]) -> None:
-    point = {"key": "loss", "value": 1, "timestamp": NOW_MS, "step": 1}
+    point = {"key": "loss", "value": 1.5, "timestamp": NOW_MS, "step": 1}
     assert regular_lines([point]) is not None
     assert regular_lines([point, {**point, **more}]) is None
