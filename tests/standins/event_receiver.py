@@ -21,7 +21,10 @@ from tests.standins.ports import free_port
 
 @dataclass
 class EventReceiver:
-    """One receiver; ``events`` are those that were taken, ``requests`` all that came: (headers, body)."""
+    """One receiver; ``events`` are those that were taken, ``requests`` all that came: (headers, body).
+
+    From the event ``mends_with`` on, which it takes, it answers 200.
+    """
 
     port: int = field(default_factory=free_port)
     status: int = 200
@@ -29,6 +32,7 @@ class EventReceiver:
     headers: dict[str, str] = field(default_factory=dict)
     bad_id: str = ""
     bad_status: int = 422
+    mends_with: str = ""
     delay_s: float = 0.0
     events: list[dict[str, Any]] = field(default_factory=list)
     requests: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
@@ -75,6 +79,8 @@ class EventReceiver:
         events = value if isinstance(value, list) else [value]
         if any(event["id"] == self.bad_id for event in events):
             return web.json_response({"error": {"code": "Bad", "message": "this one never"}}, status=self.bad_status)
+        if self.mends_with and any(event["id"] == self.mends_with for event in events):
+            self.status = 200
         status = self.answers.pop(0) if self.answers else self.status
         if 200 <= status < 300:
             self.events.extend(events)
