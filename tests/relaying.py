@@ -61,6 +61,27 @@ def relayed(
     }
 
 
+def families(store: Path) -> dict[SubjectKey, str]:
+    """Return the session of each subject of a FileStore: that of its top ancestor; a model goes with its run."""
+    heads = {
+        fact.subject: fact
+        for reading in FileStoreSource("local", store).poll(_NoCursors(), full=True)
+        for fact in reading.facts
+        if isinstance(fact, ExperimentSeen | RunSeen | ModelSeen)
+    }
+    return {key: _top(heads[key], heads) for key in heads}
+
+
+def _top(head: Head, heads: Mapping[SubjectKey, Head]) -> str:
+    above = (
+        ""
+        if isinstance(head, ExperimentSeen)
+        else (head.parent_run_id if isinstance(head, RunSeen) else head.source_run_id)
+    )
+    parent = heads.get(SubjectKey("run", above))
+    return _top(parent, heads) if parent is not None else head.subject.id
+
+
 def _depth(head: Head | None, heads: Mapping[SubjectKey, Head]) -> int:
     parent = head.parent_run_id if isinstance(head, RunSeen) else ""
     return 1 + _depth(heads.get(SubjectKey("run", parent)), heads) if parent else 0
