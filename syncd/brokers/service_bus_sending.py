@@ -48,6 +48,19 @@ class ServiceBusOutlet:
                     await self._close()
                 raise error from exc
 
+    async def most_bytes(self) -> int:
+        """Return how large a batch may be, as the service has said when the link was opened.
+
+        Raises:
+            DestinationError: any kind.
+        """
+        async with self._turn:
+            try:
+                return (await self._open().create_message_batch()).max_size_in_bytes
+            except Exception as exc:
+                await self._close()
+                raise translated(exc, doing="connecting to", address=self._address) from exc
+
     async def close(self) -> None:
         """Disconnect."""
         async with self._turn:

@@ -27,7 +27,7 @@ from syncd import __version__
 from syncd.azure.sign_in import FixedToken
 from syncd.cli.probing import probe_destination
 from syncd.cli.report import duration_text, size_text
-from syncd.configuration import Configuration, DestinationSettings, MlflowDbSettings
+from syncd.configuration import Configuration, DestinationSettings, MlflowDbSettings, RelaySettings
 from syncd.core.jwt import expiry_of
 from syncd.errors import AuthFailed, SyncdError
 
@@ -80,8 +80,9 @@ def examine(configuration: Configuration) -> list[Finding]:
     free_bytes = shutil.disk_usage(nearest_existing(state_dir)).free
     findings.append(free_space(free_bytes, journal_max_bytes=configuration.daemon.journal_max_bytes))
     findings.append(clock_step(_measured_step_s()))
-    for destination in configuration.destinations:
+    for destination in configuration.servers:
         findings += [*reached(destination, now_s=time.time()), clock_skew(destination)]
+    findings += [judge_answer(relay, _answer_of(relay)) for relay in configuration.relays]
     return [*findings, *versions()]
 
 
@@ -195,19 +196,25 @@ def judge_skew(name: str, date: str, asked_at_s: float) -> Finding:
 
 def reached(destination: DestinationSettings, *, now_s: float) -> list[Finding]:
     """Reach the destination with its credentials, and say how both are."""
-    try:
-        answer: str | SyncdError = asyncio.run(probe_destination(destination))
-    except SyncdError as error:
-        answer = error
+    answer = _answer_of(destination)
     return [judge_answer(destination, answer), credentials(destination, now_s=now_s, answer=answer)]
 
 
-def judge_answer(destination: DestinationSettings, answer: str | SyncdError) -> Finding:
+def _answer_of(destination: DestinationSettings | RelaySettings) -> str | SyncdError:
+    """Return what a destination is, or why it could not be asked."""
+    try:
+        return asyncio.run(probe_destination(destination))
+    except SyncdError as error:
+        return error
+
+
+def judge_answer(destination: DestinationSettings | RelaySettings, answer: str | SyncdError) -> Finding:
     """Judge whether a destination can be reached; ``answer`` is what it is, or why it could not be asked."""
     name = f"destination {destination.name}"
     if isinstance(answer, AuthFailed):
-        told = "could not be asked" if destination.workspace is not None else "answers, and refuses the credentials"
-        return Finding(name, "unknown" if destination.workspace else "ok", f"{destination.uri} {told}")
+        is_workspace = isinstance(destination, DestinationSettings) and destination.workspace is not None
+        told = "could not be asked" if is_workspace else "answers, and refuses the credentials"
+        return Finding(name, "unknown" if is_workspace else "ok", f"{destination.uri} {told}")
     if isinstance(answer, SyncdError):
         advice = f"{answer.hint or 'check the address and the server'}; syncd keeps what it reads until it answers"
         return Finding(name, "problem", f"{destination.uri} cannot be used: {_words_of(answer)}", advice)

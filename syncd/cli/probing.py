@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from syncd.configuration import DestinationSettings, MessageSourceSettings, WebhookSettings
+from syncd.configuration import DestinationSettings, MessageSourceSettings, RelaySettings, WebhookSettings
 
 
 async def probe_message_source(settings: MessageSourceSettings) -> str:
@@ -18,12 +18,14 @@ async def probe_message_source(settings: MessageSourceSettings) -> str:
     return await probe_broker(settings)
 
 
-async def probe_destination(settings: DestinationSettings) -> str:
+async def probe_destination(settings: DestinationSettings | RelaySettings) -> str:
     """Reach a destination with its credentials and say in a few words what it is.
 
     Raises:
         DestinationError: it does not answer, or refuses; nothing is tried again.
     """
+    if isinstance(settings, RelaySettings):
+        return await _probe_relay(settings)
     from syncd.runtime.assembly import open_doors
 
     destination, _ = await open_doors(settings)
@@ -38,3 +40,14 @@ async def probe_destination(settings: DestinationSettings) -> str:
         "proxied artifacts" if facts.proxied_artifacts else "direct artifacts",
     ]
     return ", ".join([f"MLflow {facts.version}" if facts.version else "version unknown", *abilities])
+
+
+async def _probe_relay(settings: RelaySettings) -> str:
+    from syncd.runtime.relay_assembly import open_relay
+
+    outlet = open_relay(settings, daemon="")
+    try:
+        takes_bytes = await outlet.probe()
+    finally:
+        await outlet.close()
+    return "a relay" + (f", messages of at most {takes_bytes} bytes" if takes_bytes is not None else "")

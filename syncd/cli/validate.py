@@ -21,6 +21,7 @@ from syncd.configuration import (
     InvalidConfiguration,
     MessageSourceSettings,
     MlflowDbSettings,
+    RelaySettings,
     SourceSettings,
     find_file,
     load,
@@ -29,7 +30,7 @@ from syncd.core.sqlite_header import MAGIC
 from syncd.errors import ConfigError, SyncdError
 
 BROKER_TIMEOUT_S = 45.0
-Probe = Callable[[DestinationSettings], Awaitable[str]]
+Probe = Callable[[DestinationSettings | RelaySettings], Awaitable[str]]
 Part = Literal["state_dir", "source", "destination"]
 
 
@@ -131,7 +132,7 @@ async def _check_message_source(settings: MessageSourceSettings) -> Check:
     return Check("source", settings.name, ok=True, detail=detail)
 
 
-async def _check_destination(settings: DestinationSettings, probe: Probe) -> Check:
+async def _check_destination(settings: DestinationSettings | RelaySettings, probe: Probe) -> Check:
     try:
         detail = await probe(settings)
     except SyncdError as error:

@@ -51,7 +51,7 @@ def chosen(arguments: argparse.Namespace) -> tuple[DestinationSettings, Workspac
     if address is None:
         return _configured(load(find_file(arguments.config)), arguments.workspace)
     if arguments.config:
-        for settings in load(find_file(arguments.config)).destinations:
+        for settings in load(find_file(arguments.config)).servers:
             if settings.workspace is not None and _is_same(settings.workspace.address, address):
                 workspace = replace(settings.workspace, address=address if address.host else settings.workspace.address)
                 return replace(settings, uri=workspace.address.uri, workspace=workspace), workspace
@@ -78,7 +78,7 @@ def _address(arguments: argparse.Namespace) -> WorkspaceAddress | None:
 
 
 def _configured(configuration: Configuration, name: str | None) -> tuple[DestinationSettings, WorkspaceSettings]:
-    found = [one for one in configuration.destinations if one.workspace is not None and name in (None, one.name)]
+    found = [one for one in configuration.servers if one.workspace is not None and name in (None, one.name)]
     if len(found) == 1 and found[0].workspace is not None:
         return found[0], found[0].workspace
     file = str(configuration.file)

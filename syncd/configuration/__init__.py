@@ -24,6 +24,7 @@ from syncd.configuration.model import (
     WorkspaceSettings,
 )
 from syncd.configuration.reading import InvalidConfiguration, Problem
+from syncd.configuration.relay_settings import RelaySettings
 from syncd.configuration.secret import Secret
 from syncd.configuration.sink_settings import EventGridSinkSettings, WebhookSinkSettings
 
@@ -42,6 +43,7 @@ __all__ = [
     "MqttSinkSettings",
     "MqttSourceSettings",
     "Problem",
+    "RelaySettings",
     "Secret",
     "ServiceBusEntity",
     "ServiceBusSinkSettings",

@@ -67,12 +67,13 @@ def destination_of_argument(
     """
     document = Document(Path("command line"), KeyLines(""), environment)
     settings = read_destination(Table(document, (), {"name": name, "uri": uri.replace("${", "$${")}))
-    if document.problems or settings is None:
+    if document.problems or not isinstance(settings, DestinationSettings):
         problem = document.problems[0]
         raise ConfigError(
             problem.message, doing="reading the destination", target=_without_userinfo(uri), hint=problem.hint
         )
     [completed], _ = with_environment_credentials([settings], environment)
+    assert isinstance(completed, DestinationSettings)
     return completed
 
 

@@ -29,6 +29,15 @@ class ServiceBusEntity:
     topic: str = ""
     subscription: str = ""
 
+    @property
+    def host(self) -> str:
+        """The namespace's host, and its port if one is written."""
+        if self.connection_string is None:
+            return self.fully_qualified_namespace
+        parts = dict(part.partition("=")[::2] for part in self.connection_string.reveal().split(";"))
+        named = {key.strip().lower(): value.strip() for key, value in parts.items()}
+        return named.get("endpoint", "").removeprefix("sb://").strip("/")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MqttBroker:

@@ -34,7 +34,7 @@ def read_service_bus_source(table: Table) -> ServiceBusSourceSettings:
     default = ServiceBusSourceSettings(name="", entity=ServiceBusEntity())
     settings = ServiceBusSourceSettings(
         **read_message_keys(table),
-        entity=_read_entity(table, receives=True),
+        entity=read_entity(table, receives=True),
         max_sessions=table.integer("max_sessions", default.max_sessions, minimum=1),
     )
     table.refuse_unknown_keys(of='a source of kind "service-bus"')
@@ -50,7 +50,7 @@ def read_mqtt_source(table: Table) -> MqttSourceSettings:
             table.document.refuse((*table.place, "topics", index), wrong)
     settings = MqttSourceSettings(
         **read_message_keys(table),
-        broker=_read_broker(table),
+        broker=read_broker(table),
         topics=topics,
         session_expiry_s=table.seconds("session_expiry_s", default.session_expiry_s),
     )
@@ -63,7 +63,7 @@ def read_mqtt_source(table: Table) -> MqttSourceSettings:
 
 def read_service_bus_sink(table: Table) -> ServiceBusSinkSettings:
     """Return the settings of a sink of kind ``service-bus``."""
-    settings = ServiceBusSinkSettings(**read_sink_keys(table), entity=_read_entity(table, receives=False))
+    settings = ServiceBusSinkSettings(**read_sink_keys(table), entity=read_entity(table, receives=False))
     table.refuse_unknown_keys(of='a sink of kind "service-bus"')
     return settings
 
@@ -74,7 +74,7 @@ def read_mqtt_sink(table: Table) -> MqttSinkSettings:
     unknown = [found for found in _PLACEHOLDER.findall(topic) if found not in _PLACEHOLDERS]
     if unknown or re.search(r"[{}+#\0]", _PLACEHOLDER.sub("", topic)):
         table.refuse("topic", "expected a topic without wildcards", "placeholders are {type} and {run}")
-    settings = MqttSinkSettings(**read_sink_keys(table), broker=_read_broker(table), topic=topic)
+    settings = MqttSinkSettings(**read_sink_keys(table), broker=read_broker(table), topic=topic)
     table.refuse_unknown_keys(of='a sink of kind "mqtt"')
     return settings
 
@@ -95,7 +95,8 @@ def problem_of_topic_filter(topic: str) -> str:
     return ""
 
 
-def _read_entity(table: Table, *, receives: bool) -> ServiceBusEntity:
+def read_entity(table: Table, *, receives: bool) -> ServiceBusEntity:
+    """Return the queue, topic or subscription that a table names, and how to sign in there."""
     secret = table.secret("connection_string")
     warn_of_written_secret(table, "connection_string", secret)
     entity_path = _check_connection_string(table, secret) if secret is not None else ""
@@ -145,7 +146,8 @@ def _check_connection_string(table: Table, secret: Secret) -> str:
     return known.get("entitypath", "")
 
 
-def _read_broker(table: Table) -> MqttBroker:
+def read_broker(table: Table) -> MqttBroker:
+    """Return the MQTT broker that a table names, and how to connect to it."""
     default = MqttBroker(host="")
     tls = table.boolean("tls", default=default.tls)
     broker = MqttBroker(

@@ -15,6 +15,7 @@ from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
 from syncd.configuration.model import DestinationSettings
+from syncd.configuration.relay_settings import RelaySettings
 from syncd.configuration.secret import Secret, SecretOrigin
 
 USERNAME, PASSWORD, TOKEN = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"
@@ -44,13 +45,14 @@ def has_credentials(settings: DestinationSettings) -> bool:
 
 
 def with_environment_credentials(
-    destinations: Sequence[DestinationSettings], environment: Mapping[str, str]
-) -> tuple[list[DestinationSettings], str]:
+    destinations: Sequence[DestinationSettings | RelaySettings], environment: Mapping[str, str]
+) -> tuple[list[DestinationSettings | RelaySettings], str]:
     """Return the destinations, the one without credentials completed from MLFLOW_TRACKING_*, and a warning or "".
 
     As in MLflow, user and password come before a token.
     """
-    bare = [settings for settings in destinations if not has_credentials(settings)]
+    servers = [settings for settings in destinations if isinstance(settings, DestinationSettings)]
+    bare = [settings for settings in servers if not has_credentials(settings)]
     username, password, token = (environment.get(name, "") for name in (USERNAME, PASSWORD, TOKEN))
     if not bare or not (token or (username and password)):
         return list(destinations), ""

@@ -26,6 +26,7 @@ from syncd.configuration.broker_settings import (
     ServiceBusSourceSettings,
 )
 from syncd.configuration.message_settings import OnDelete, WebhookSettings
+from syncd.configuration.relay_settings import RelaySettings
 from syncd.configuration.secret import Secret
 from syncd.configuration.sink_settings import EventGridSinkSettings, WebhookSinkSettings
 from syncd.core.filters import Filter
@@ -186,9 +187,19 @@ class Configuration:
 
     daemon: DaemonSettings
     sources: tuple[SourceSettings, ...]
-    destinations: tuple[DestinationSettings, ...]
+    destinations: tuple[DestinationSettings | RelaySettings, ...]
     message_sources: tuple[MessageSourceSettings, ...] = ()
     sinks: tuple[SinkSettings, ...] = ()
     http: HttpSettings | None = None
     file: Path | None = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def servers(self) -> tuple[DestinationSettings, ...]:
+        """The destinations that are tracking servers."""
+        return tuple(one for one in self.destinations if isinstance(one, DestinationSettings))
+
+    @property
+    def relays(self) -> tuple[RelaySettings, ...]:
+        """The destinations that are brokers."""
+        return tuple(one for one in self.destinations if isinstance(one, RelaySettings))

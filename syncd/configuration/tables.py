@@ -28,6 +28,7 @@ from syncd.configuration.broker_tables import (
     read_service_bus_source,
 )
 from syncd.configuration.credentials import is_loopback, split_userinfo
+from syncd.configuration.filter_tables import read_filter
 from syncd.configuration.message_settings import OnDelete, WebhookSettings
 from syncd.configuration.message_tables import read_webhook
 from syncd.configuration.model import (
@@ -43,6 +44,8 @@ from syncd.configuration.model import (
     StoreOptions,
 )
 from syncd.configuration.reading import Table, refers_to_environment, suggestion, warn_of_written_secret
+from syncd.configuration.relay_settings import RelaySettings
+from syncd.configuration.relay_tables import read_relay
 from syncd.configuration.secret import Secret, SecretOrigin
 from syncd.configuration.sink_settings import EventGridSinkSettings, WebhookSinkSettings
 from syncd.configuration.sink_tables import read_event_grid_sink, read_webhook_sink
@@ -131,13 +134,12 @@ def _refuse_kind(table: Table, kind: str, what: str, *, supported: tuple[str, ..
         table.refuse("kind", message, suggestion(kind, supported))
 
 
-def read_destination(table: Table) -> DestinationSettings | None:
+def read_destination(table: Table) -> DestinationSettings | RelaySettings | None:
     """Return the settings of a destination, None if its scheme is not one of this version's (a problem is noted)."""
     if names_workspace(table):
         return _read_workspace_destination(table)
-    if table.content.get("kind") == "relay":
-        table.refuse("kind", "destinations of kind 'relay' are not in this version yet", "a destination has a uri")
-        return None
+    if table.content.get("kind") == RelaySettings.kind:
+        return read_relay(table)
     written = table.text("uri")
     scheme = written.partition(":")[0].lower()
     if scheme in DESTINATION_SCHEMES_NOT_YET:
@@ -188,7 +190,7 @@ def _read_destination_keys(table: Table, *, max_concurrency: int = MAX_CONCURREN
         "total_timeout_s": table.seconds("total_timeout_s", default.total_timeout_s),
         "overflow_interval_s": table.seconds("overflow_interval_s", default.overflow_interval_s),
         "limit_overrides": _read_limits(table.table("limits")),
-        "filter": _read_filter(table.table("filters")),
+        "filter": read_filter(table.table("filters")),
     }
 
 
@@ -292,31 +294,6 @@ def _read_limits(table: Table) -> dict[str, int | bool | None]:
             overrides[field.name] = table.integer(field.name, 1, minimum=1)
     table.refuse_unknown_keys(of="[destinations.limits]")
     return overrides
-
-
-def _read_filter(table: Table) -> Filter:
-    experiments, exclude_experiments = _read_patterns(table, "experiments")
-    artifacts, exclude_artifacts = _read_patterns(table, "artifacts")
-    found = Filter(
-        experiments=experiments,
-        exclude_experiments=exclude_experiments,
-        run_names=table.texts("run_names"),
-        tags=table.text_map("tags"),
-        artifacts=artifacts,
-        exclude_artifacts=exclude_artifacts,
-    )
-    table.refuse_unknown_keys(of="[destinations.filters]")
-    return found
-
-
-def _read_patterns(filters: Table, key: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return what to include and what to exclude; a list alone is what to include."""
-    if isinstance(filters.content.get(key), list):
-        return filters.texts(key), ()
-    table = filters.table(key)
-    include, exclude = table.texts("include"), table.texts("exclude")
-    table.refuse_unknown_keys(of=f"[destinations.filters.{key}]")
-    return include, exclude
 
 
 def _these_are(supported: tuple[str, ...]) -> str:

@@ -318,6 +318,12 @@ class Journal:
             self._telling.destination(destination_id, state, error)
 
     @property
+    def identity(self) -> tuple[str, int]:
+        """Return what tells this journal from all others, and when it was made, s since the epoch."""
+        journal, made_s = self._fetch("identity")[0]
+        return str(journal), int(made_s)
+
+    @property
     def was_abandoned(self) -> bool:
         """Whether the process that had this journal before was killed."""
         return self._state_lock.was_abandoned

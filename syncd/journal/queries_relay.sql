@@ -64,3 +64,6 @@ SELECT COALESCE(SUM(held_bytes), 0) FROM partial;
 -- name: doubt_points
 UPDATE delivery SET attempted = 1
 WHERE section = 1 AND attempted = 0 AND subject_id IN (SELECT id FROM subject WHERE source_id = ?);
+
+-- name: identity
+SELECT id, made_s FROM identity;

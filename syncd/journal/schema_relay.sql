@@ -1,5 +1,12 @@
 -- What the journal keeps of messages of another syncd. Orders are those of core/relay/values.py.
 
+-- Which journal this is: to those it relays to, another journal of the same machine is another one.
+CREATE TABLE identity (
+    id     TEXT NOT NULL,
+    made_s INTEGER NOT NULL                -- since the epoch
+);
+INSERT INTO identity (id, made_s) VALUES (lower(hex(randomblob(16))), CAST(strftime('%s', 'now') AS INTEGER));
+
 -- The latest word about each thing of a subject: an older one that comes later does not count.
 CREATE TABLE relayed (
     subject_id INTEGER NOT NULL,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Awaitable, Callable
 from pathlib import PurePosixPath
 
 import structlog
@@ -15,33 +16,36 @@ from syncd.destinations.base import RemoteSubject, Upload
 from syncd.errors import ArtifactChanged, ArtifactMissing, NameNotHeld, Rejected
 from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal, Subject
 from syncd.rest.uploads import RenamedUpload
-from syncd.runtime.channel import Channel
+from syncd.runtime.channel import Channel, Supply
 from syncd.runtime.overflow import Overflow
 from syncd.runtime.settlement import Settlement
 
 log = structlog.get_logger(__name__)
 
 WINDOW_CHANGES = 256
+Send = Callable[[Change, ArtifactSeen], Awaitable[Delivered]]
 
 
 class ArtifactDelivery:
-    """One pass over the artifact changes of a subject that wait for a destination."""
+    """One pass over the artifact changes of a subject that wait for a destination.
+
+    ``send`` sends one file; ``restate`` takes the body of an overflow document that was a dead letter.
+    """
 
     def __init__(
         self,
-        channel: Channel,
+        channel: Supply,
         subject: Subject,
-        binding: Binding,
         settlement: Settlement,
-        overflow: Overflow,
+        send: Send,
+        restate: Callable[[bytes], Awaitable[None]] | None = None,
     ) -> None:
         self._channel = channel
         self._subject = subject
-        self._remote = RemoteSubject(binding.remote_id, binding.artifact_root, binding.adopted)
         self._settlement = settlement
-        self._overflow = overflow
+        self._send = send
+        self._restate = restate
         self._places = asyncio.Semaphore(channel.in_flight)
-        self._held: dict[str, int | None] | None = None
 
     async def run(self) -> None:
         """Deliver everything that waited when the pass reached it."""
@@ -61,7 +65,8 @@ class ArtifactDelivery:
         """Take out what was a dead letter and says where renamed artifacts are, or what is in which segment."""
         for change in changes:
             if change.kind == "overflow":
-                await self._overflow.restate(change.body)
+                assert self._restate is not None, "only a destination with an overflow refuses a part of it"
+                await self._restate(change.body)
                 await self._settlement.add(Section.ARTIFACTS, [change.seq])
         return [change for change in changes if change.kind != "overflow"]
 
@@ -104,7 +109,24 @@ class ArtifactDelivery:
             return
         await self._settlement.add(Section.ARTIFACTS, [change.seq], delivered=sent)
 
-    async def _send(self, change: Change, artifact: ArtifactSeen) -> Delivered:
+    async def _give_up(self, change: Change, error: ArtifactMissing | ArtifactChanged | Rejected) -> None:
+        local = "ARTIFACT_MISSING" if isinstance(error, ArtifactMissing) else "ARTIFACT_CHANGED"
+        code, status = (error.code, error.status) if isinstance(error, Rejected) else (local, 0)
+        letter = DeadLetter(Section.ARTIFACTS, change.kind, change.body, 1, str(error), code, status)
+        await self._settlement.add(Section.ARTIFACTS, [change.seq], dead=[letter])
+
+
+class ArtifactUpload:
+    """Sends files of one subject to a tracking server."""
+
+    def __init__(self, channel: Channel, binding: Binding, overflow: Overflow) -> None:
+        self._channel = channel
+        self._remote = RemoteSubject(binding.remote_id, binding.artifact_root, binding.adopted)
+        self._overflow = overflow
+        self._held: dict[str, int | None] | None = None
+
+    async def send(self, change: Change, artifact: ArtifactSeen) -> Delivered:
+        """Send one file, unless these very bytes are known to be there."""
         upload = self._channel.open_artifact(artifact)
         if self._remote.adopted and change.again is not Again.NEW and await self._is_held(artifact.path, upload):
             return Delivered()
@@ -146,12 +168,6 @@ class ArtifactDelivery:
         async for piece in self._channel.reader.content(self._remote, path):
             digest.update(piece)
         return digest.digest()
-
-    async def _give_up(self, change: Change, error: ArtifactMissing | ArtifactChanged | Rejected) -> None:
-        local = "ARTIFACT_MISSING" if isinstance(error, ArtifactMissing) else "ARTIFACT_CHANGED"
-        code, status = (error.code, error.status) if isinstance(error, Rejected) else (local, 0)
-        letter = DeadLetter(Section.ARTIFACTS, change.kind, change.body, 1, str(error), code, status)
-        await self._settlement.add(Section.ARTIFACTS, [change.seq], dead=[letter])
 
 
 def overflow_path(artifact: ArtifactSeen) -> str:

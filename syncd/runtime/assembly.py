@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from syncd.configuration.model import DestinationSettings, MlrunsSettings, SourceSettings
+from syncd.configuration.relay_settings import RelaySettings
 from syncd.configuration.secret import Secret
 from syncd.core.facts import ArtifactSeen
-from syncd.core.limits import Limits
-from syncd.destinations.base import Destination, DestinationReader, Upload
+from syncd.destinations.base import Destination, DestinationReader, ServerFacts, Upload
 from syncd.destinations.local_upload import LocalUpload
 from syncd.destinations.mlflow_reader import MlflowReader
 from syncd.destinations.mlflow_rest import MlflowRest
 from syncd.destinations.mlflow_server import MlflowServer
 from syncd.rest.client import BasicAuth, BearerAuth, TokenProvider
 from syncd.runtime.bandwidth import throttle_of
+from syncd.runtime.channel import Channel, Supply
+from syncd.runtime.lane import ServerLanes
+from syncd.runtime.lanes import Lanes
 from syncd.sources.base import StoreSource
 from syncd.sources.file_store.discovery import tracking_databases_below
 from syncd.sources.file_store.source import FileStoreSource
@@ -116,6 +120,63 @@ def open_artifact(artifact: ArtifactSeen) -> Upload:
     return LocalUpload(artifact.root, artifact.path, artifact.size_bytes, artifact.mtime_ns)
 
 
-def limits_of(settings: DestinationSettings, found: Limits) -> Limits:
-    """Return the limits to keep to, given those that the server was found to have."""
-    return settings.limits(found)
+class Way(Protocol):
+    """A destination and how it is delivered to."""
+
+    async def probe(self) -> str:
+        """Reach it with its credentials; return its version, "" if it does not tell."""
+        ...
+
+    def lanes(self, supply: Supply) -> Lanes:
+        """Return what makes lanes to it; it has been reached."""
+        ...
+
+    async def close(self) -> None:
+        """Close all connections."""
+        ...
+
+
+class ServerWay:
+    """A tracking server; a ``Way``."""
+
+    def __init__(self, settings: DestinationSettings) -> None:
+        self._settings = settings
+        self._doors: tuple[Destination, DestinationReader] | None = None
+        self._facts: ServerFacts | None = None
+
+    async def probe(self) -> str:
+        """Reach the server; see ``Way``."""
+        if self._doors is None:
+            self._doors = await open_doors(self._settings)
+        self._facts = await self._doors[0].probe()
+        return self._facts.version
+
+    def lanes(self, supply: Supply) -> ServerLanes:
+        """Return what makes lanes to it; see ``Way``."""
+        assert self._doors is not None
+        assert self._facts is not None
+        destination, reader = self._doors
+        channel = Channel(
+            **supply.named(),
+            destination=destination,
+            reader=reader,
+            limits=self._settings.limits(self._facts.limits),
+            logged_models=self._facts.logged_models,
+            replaces_artifacts=self._facts.replaces_artifacts,
+            overflow_interval_s=self._settings.overflow_interval_s,
+        )
+        return ServerLanes(channel)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._doors is not None:
+            await self._doors[0].close()
+
+
+def open_way(settings: DestinationSettings | RelaySettings, *, daemon: str) -> Way:
+    """Return the way to a destination for the daemon of that configured name; nothing is connected yet."""
+    if isinstance(settings, RelaySettings):
+        from syncd.runtime.relay_assembly import RelayWay  # what only a relay needs
+
+        return RelayWay(settings, daemon=daemon)
+    return ServerWay(settings)

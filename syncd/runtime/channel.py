@@ -1,9 +1,10 @@
-"""A channel: all that belongs to one configured destination at run time."""
+"""A channel: all that belongs to one configured destination at run time, and what a tracking server has beyond."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import structlog
 
@@ -19,28 +20,23 @@ from syncd.runtime.journal_thread import JournalThread
 log = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True)
-class Channel:
-    """One destination: its doors, its courier, its limits and wishes, and the journal.
+@dataclass(slots=True, kw_only=True)
+class Supply:
+    """What every destination has at run time: its courier, its wishes, and the journal.
 
     ``on_delete`` maps a source id to "keep" or "delete", ``source_experiments`` to globs of what is sent of it.
     ``open_artifact`` opens a local file for sending.
     ``read_again`` is told the (source id, run or model id) whose source must be looked at again soon; that does not
     help with sources in ``told_once``, which are told by messages; other daemons may be told those in ``shared`` too.
     ``is_yet_to_be_read`` says whether a source that is read has not been read wholly since it stated that change.
-    ``rests`` says whether nothing is to be sent just now.
-    ``limits`` become lower where the destination says so. Points that have no place there are gathered for
-    ``overflow_interval_s`` before they make a segment, unless ``hurries`` says that everything is to be sent now.
+    ``rests`` says whether nothing is to be sent just now; ``hurries`` that everything is to be sent now.
+    ``in_flight`` is how much one subject has under way at most.
     """
 
     id: int
     name: str
-    destination: Destination
-    reader: DestinationReader
     courier: Courier
     journal: JournalThread
-    limits: Limits
-    logged_models: bool
     open_artifact: Callable[[ArtifactSeen], Upload]
     read_again: Callable[[int, str], Awaitable[None]]
     source_names: Mapping[int, str]
@@ -51,10 +47,33 @@ class Channel:
     shared: Collection[int] = ()
     is_yet_to_be_read: Callable[[int, int], bool] = lambda source_id, seq: False
     rests: Callable[[], bool] = lambda: False
-    replaces_artifacts: bool = True
-    overflow_interval_s: float = 60.0
     in_flight: int = 8
     hurries: bool = False
+
+    def takes_experiment(self, source_id: int, name: str) -> bool:
+        """Return whether this source's experiment of that name is to be sent here."""
+        of_source = Filter(experiments=tuple(self.source_experiments.get(source_id, ())))
+        return of_source.takes_experiment(name) and self.filter.takes_experiment(name)
+
+    def named(self) -> dict[str, Any]:
+        """Return all of it by name, for what a kind of destination adds to it."""
+        return {one.name: getattr(self, one.name) for one in fields(Supply)}
+
+
+@dataclass(slots=True, kw_only=True)
+class Channel(Supply):
+    """A tracking server: its doors and its limits beside what every destination has.
+
+    ``limits`` become lower where the destination says so. Points that have no place there are gathered for
+    ``overflow_interval_s`` before they make a segment, unless everything is to be sent now.
+    """
+
+    destination: Destination
+    reader: DestinationReader
+    limits: Limits
+    logged_models: bool
+    replaces_artifacts: bool = True
+    overflow_interval_s: float = 60.0
     remembered_points: RememberedPoints = field(default_factory=RememberedPoints)
 
     def learn(self, error: OverLimit) -> bool:
@@ -70,8 +89,3 @@ class Channel:
         )
         self.limits = found
         return True
-
-    def takes_experiment(self, source_id: int, name: str) -> bool:
-        """Return whether this source's experiment of that name is to be sent here."""
-        of_source = Filter(experiments=tuple(self.source_experiments.get(source_id, ())))
-        return of_source.takes_experiment(name) and self.filter.takes_experiment(name)

@@ -2,57 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from enum import Enum, auto
 
 import structlog
 
 from syncd.core import source_tags
 from syncd.core.changes import Again, Change, Section, decode_head, encode_head
 from syncd.core.facts import TERMINAL_STATUSES, ExperimentSeen, ModelSeen, RunSeen
-from syncd.core.first_cause import first_cause
 from syncd.core.names import held_name
 from syncd.core.requests import DeleteRun, FinalizeModel, LogModelParams, SetExperimentTags, SetModelTags, UpdateRun
-from syncd.destinations.base import RemoteRun
+from syncd.destinations.base import RemoteRun, RemoteSubject
 from syncd.errors import OverLimit, Rejected
 from syncd.journal.journal import Binding, DeadLetter, Journal, Subject
 from syncd.journal.relayed import is_reopened
-from syncd.runtime.artifacts import ArtifactDelivery
+from syncd.runtime.artifacts import ArtifactDelivery, ArtifactUpload
 from syncd.runtime.channel import Channel
 from syncd.runtime.identities import HeadUnknown, Identities
+from syncd.runtime.lanes import LATER_S, Outcome, together, wall_ms_now
 from syncd.runtime.model_points import ModelPointDelivery
 from syncd.runtime.overflow import Overflow
 from syncd.runtime.overflow_found import take_over_overflow
 from syncd.runtime.places import Places
 from syncd.runtime.points import PointDelivery
-from syncd.runtime.settlement import Settlement
+from syncd.runtime.settlement import FILTERED, Settlement
 from syncd.runtime.small_facts import SmallFactDelivery
 from syncd.runtime.wanted import is_wanted
 
 log = structlog.get_logger(__name__)
-
-LATER_S = 1.0
-FILTERED = "the destination's filter leaves it out"
-
-
-@asynccontextmanager
-async def together() -> AsyncIterator[asyncio.TaskGroup]:
-    """Run tasks together; what ends them is raised as the error it is, not as a group."""
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            yield tasks
-    except BaseExceptionGroup as errors:
-        raise first_cause(errors) from errors
-
-
-class Outcome(Enum):
-    """How a pass ended."""
-
-    DONE = auto()  # all that waited when it began is settled
-    LATER = auto()  # something waits for another fact or another pass
 
 
 class Lane:
@@ -95,7 +72,7 @@ class Lane:
         subject = await self._channel.journal.do(Journal.subject, self._subject_id)
         self._is_shared = subject.source_id in self._channel.shared
         if not await is_wanted(self._channel, subject):
-            await self._settle_unwanted()
+            await self._settlement.leave_out()
             return Outcome.DONE
         try:
             left_out = await self._channel.journal.do(Journal.note_of, self._channel.id, self._subject_id) == FILTERED
@@ -116,7 +93,7 @@ class Lane:
             await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, str(error))
             return Outcome.LATER
         except Rejected as error:
-            await self._bury_everything(error)
+            await self._settlement.bury_all(error)
             return Outcome.DONE
         finally:
             await self._settlement.flush()
@@ -141,37 +118,10 @@ class Lane:
         await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, "")
         return binding
 
-    async def _settle_unwanted(self) -> None:
-        await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, FILTERED)
-        self._settlement.let_go()
-        await self._settle_all()
-
-    async def _bury_everything(self, error: Rejected) -> None:
-        log.warning("the destination refuses this", subject=self._subject_id, error=str(error))
-
-        def bury(section: Section, change: Change) -> DeadLetter:
-            return DeadLetter(section, change.kind, change.body, change.items, str(error), error.code, error.status)
-
-        for section in Section:
-            while changes := await self._pending(section):
-                letters = [bury(section, change) for change in changes]
-                await self._settlement.add(section, [change.seq for change in changes], dead=letters)
-                await self._settlement.flush()
-
-    async def _settle_all(self, *, up_to: int = 2**62) -> None:
-        """Settle, unsent, what waits up to a change."""
-        for section in Section:
-            while changes := [change for change in await self._pending(section) if change.seq <= up_to]:
-                await self._settlement.add(section, [change.seq for change in changes])
-                await self._settlement.flush()
-
-    async def _pending(self, section: Section) -> list[Change]:
-        return await self._channel.journal.do(Journal.pending, self._channel.id, self._subject_id, section)
-
     # -- experiments -----------------------------------------------------------------------------------------------
 
     async def _deliver_experiment(self, subject: Subject, binding: Binding) -> Outcome:
-        changes = await self._pending(Section.HEAD)
+        changes = await self._settlement.pending(Section.HEAD)
         head = subject.head
         if isinstance(head, ExperimentSeen) and head.tags:
             try:
@@ -194,7 +144,7 @@ class Lane:
     # -- runs ------------------------------------------------------------------------------------------------------
 
     async def _deliver_run(self, subject: Subject, binding: Binding) -> Outcome:
-        heads = await self._pending(Section.HEAD)
+        heads = await self._settlement.pending(Section.HEAD)
         if heads and heads[-1].kind == "deleted" and self._channel.on_delete.get(subject.source_id) == "delete":
             return await self._deliver_deletion(binding, heads)
         held = await self._held(binding)
@@ -218,7 +168,7 @@ class Lane:
         async with together() as sections:
             sections.create_task(small.run())
             sections.create_task(points.run())
-            sections.create_task(ArtifactDelivery(self._channel, subject, binding, self._settlement, overflow).run())
+            sections.create_task(self._artifacts(subject, binding, overflow).run())
         await self._settlement.flush()
         await self._keep_long_name(subject, overflow)
         due_s = await overflow.write(whole=self._channel.hurries or _is_end(heads))
@@ -234,7 +184,7 @@ class Lane:
         if not binding.adopted:
             return None
         for section in (Section.SMALL, Section.METRICS):
-            if any(change.again is not Again.NEW for change in await self._pending(section)):
+            if any(change.again is not Again.NEW for change in await self._settlement.pending(section)):
                 return await self._channel.courier.call(lambda: self._channel.reader.run(binding.remote_id))
         return None
 
@@ -290,21 +240,25 @@ class Lane:
     async def _deliver_deletion(self, binding: Binding, heads: list[Change]) -> Outcome:
         """Delete a run that was deleted in the store after it was sent; what was still to be sent of it goes too."""
         await self._send(DeleteRun(binding.remote_id))
-        await self._settle_all(up_to=heads[-1].seq)
+        await self._settlement.let_all_go(up_to=heads[-1].seq)
         note = "deleted in the store, and therefore here"
         await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, note)
         return Outcome.DONE
 
+    def _artifacts(self, subject: Subject, binding: Binding, overflow: Overflow) -> ArtifactDelivery:
+        upload = ArtifactUpload(self._channel, binding, overflow)
+        return ArtifactDelivery(self._channel, subject, self._settlement, upload.send, overflow.restate)
+
     # -- models ----------------------------------------------------------------------------------------------------
 
     async def _deliver_model(self, subject: Subject, head: ModelSeen, binding: Binding) -> Outcome:
-        heads = await self._pending(Section.HEAD)
+        heads = await self._settlement.pending(Section.HEAD)
         overflow = Overflow(self._channel, subject, binding, wall_ms=self._wall_ms)
         async with together() as sections:
             sections.create_task(
                 ModelPointDelivery(self._channel, self._identities, subject, binding, self._settlement, overflow).run()
             )
-            sections.create_task(ArtifactDelivery(self._channel, subject, binding, self._settlement, overflow).run())
+            sections.create_task(self._artifacts(subject, binding, overflow).run())
         await self._settlement.flush()
         await overflow.write(whole=True)
         if await self._channel.journal.do(Journal.waits_before_head, self._channel.id, self._subject_id):
@@ -335,3 +289,29 @@ def _is_end(heads: list[Change]) -> bool:
         return bool(heads)
     head = decode_head(heads[-1].body)
     return isinstance(head, RunSeen) and head.status in TERMINAL_STATUSES
+
+
+class ServerLanes:
+    """Makes the lanes of one tracking server; a ``Lanes``."""
+
+    def __init__(self, channel: Channel, *, wall_ms: Callable[[], int] = wall_ms_now) -> None:
+        self.supply = self._channel = channel
+        self._identities = Identities(channel, wall_ms=wall_ms)
+        self._places = Places(channel)
+        self._wall_ms = wall_ms
+
+    def lane(self, subject_id: int) -> Lane:
+        """Return a lane for one pass."""
+        return Lane(self._channel, self._identities, self._places, subject_id, wall_ms=self._wall_ms)
+
+    async def twins(self, before_ms: int) -> list[tuple[int, RemoteSubject]]:
+        """Return what was created twice and is to be given up here, with the one that stays (see ``Identities``)."""
+        return await self._identities.twins(before_ms)
+
+    async def give_way(self, subject_id: int, other: RemoteSubject) -> None:
+        """Go on with the one that another daemon created."""
+        await self._identities.give_way(subject_id, other)
+
+    def close(self) -> None:
+        """Give back what the lanes held."""
+        self._channel.remembered_points.close()

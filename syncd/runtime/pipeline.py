@@ -8,19 +8,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
 from syncd.configuration.model import DaemonSettings, DestinationSettings, SourceSettings
-from syncd.core.limits import Limits
-from syncd.destinations.base import Destination, DestinationReader, ServerFacts
+from syncd.configuration.relay_settings import RelaySettings
 from syncd.errors import DestinationError
 from syncd.journal.journal import DestinationRow, Journal
-from syncd.runtime.assembly import StoreOpening, limits_of, open_artifact, open_doors, store_openings
-from syncd.runtime.channel import Channel
+from syncd.runtime.assembly import StoreOpening, open_artifact, open_way, store_openings
+from syncd.runtime.channel import Supply
 from syncd.runtime.courier import Courier, DestinationState
 from syncd.runtime.intake import Intake, IntakeSettings
 from syncd.runtime.journal_thread import JournalThread
@@ -60,7 +58,7 @@ class Pipeline:
         *,
         daemon: DaemonSettings,
         sources: Sequence[SourceSettings],
-        destinations: Sequence[DestinationSettings],
+        destinations: Sequence[DestinationSettings | RelaySettings],
         messages: Sequence[MessageOpening] = (),
     ) -> None:
         self.journal = JournalThread(journal)
@@ -86,13 +84,13 @@ class Pipeline:
         self.couriers: dict[str, Courier] = {}
         self.uploaders: dict[int, Uploader] = {}
         self._ready = {row.id: asyncio.Event() for row in self._rows.values()}
-        self._doors: dict[str, tuple[Destination, DestinationReader]] = {}
+        self._ways = {name: open_way(self._settings[name], daemon=daemon.name) for name in self._rows}
         for name, row in self._rows.items():
             self.couriers[name] = Courier(
                 name,
                 most=self._settings[name].max_concurrency,
                 on_state=self._recorder(row),
-                ask=partial(self._open_and_probe, name),
+                ask=self._ways[name].probe,
             )
         self.intakes = [self._intake(source, audience) for source in self._sources for audience in self._audiences()]
         self.message_intakes = self._open_message_intakes([one.name for one in sources]) if messages else []
@@ -174,20 +172,21 @@ class Pipeline:
         return [group.create_task(intake.run(), name=f"follow {intake.name}") for intake in intakes]
 
     async def _upload(self, row: DestinationRow) -> None:
-        facts = await self._reach(row)
-        log.info("the destination answers", destination=row.name, version=facts.version or "unknown")
-        uploader = Uploader(self._channel(row, facts), flush_interval_s=self._daemon.flush_interval_s)
+        version = await self._reach(row)
+        log.info("the destination answers", destination=row.name, version=version or "unknown")
+        lanes = self._ways[row.name].lanes(self._supply(row))
+        uploader = Uploader(lanes, flush_interval_s=self._daemon.flush_interval_s)
         self.uploaders[row.id] = uploader
         self._ready[row.id].set()
         if self.journal.journal.was_abandoned:
             await asyncio.sleep(LAND_S)
         await uploader.run()
 
-    async def _reach(self, row: DestinationRow) -> ServerFacts:
-        """Return what the server is; one that is refused beside others is tried again, and the others go on."""
+    async def _reach(self, row: DestinationRow) -> str:
+        """Return the server's version; one that is refused beside others is tried again, and the others go on."""
         while True:
             try:
-                return await self.couriers[row.name].call(lambda: self._open_and_probe(row.name))
+                return await self.couriers[row.name].call(self._ways[row.name].probe)
             except DestinationError as error:
                 if len(self._rows) == 1:
                     raise
@@ -195,28 +194,14 @@ class Pipeline:
                 await self.journal.do(Journal.destination_trouble, row.id, "down", str(error))
                 await asyncio.sleep(REFUSED_RETRY_S)
 
-    async def _open_and_probe(self, name: str) -> ServerFacts:
-        if name not in self._doors:
-            self._doors[name] = await open_doors(self._settings[name])
-        destination, _ = self._doors[name]
-        return await destination.probe()
-
-    def _channel(self, row: DestinationRow, facts: ServerFacts) -> Channel:
+    def _supply(self, row: DestinationRow) -> Supply:
         settings = self._settings[row.name]
-        destination, reader = self._doors[row.name]
-        limits: Limits = limits_of(settings, facts.limits)
-        return Channel(
+        return Supply(
             id=row.id,
             name=row.name,
-            destination=destination,
-            reader=reader,
             courier=self.couriers[row.name],
             journal=self.journal,
-            limits=limits,
-            replaces_artifacts=facts.replaces_artifacts,
-            overflow_interval_s=settings.overflow_interval_s,
             in_flight=settings.max_concurrency + 2,  # the next ones are ready when a place becomes free
-            logged_models=facts.logged_models,
             open_artifact=open_artifact,
             read_again=self._read_again,
             source_names=self._source_names,
@@ -277,8 +262,8 @@ class Pipeline:
         for message_intake in self.message_intakes:
             await message_intake.close()
         for uploader in self.uploaders.values():
-            uploader.channel.remembered_points.close()
-        for destination, _ in self._doors.values():
-            await destination.close()
+            uploader.lanes.close()
+        for way in self._ways.values():
+            await way.close()
         self.journal.close()
         self.journal.journal.close()

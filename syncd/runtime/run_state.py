@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from syncd.journal.report import RunOnDestination, RunReport
-from syncd.runtime.lane import FILTERED
+from syncd.runtime.settlement import FILTERED
 
 RunState = Literal["synced", "syncing", "waiting", "dead-letters", "filtered", "deleted", "unknown"]
 

@@ -1,13 +1,20 @@
-"""Gathers what has been delivered of one subject and records it in few commits."""
+"""What waits of one subject, and the record of what was delivered of it, made in few commits."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from syncd.core.changes import Section
+import structlog
+
+from syncd.core.changes import Change, Section
+from syncd.errors import Rejected
 from syncd.journal.journal import DeadLetter, Delivered, Journal
 from syncd.journal.overflow import OverPoints
-from syncd.runtime.channel import Channel
+from syncd.runtime.channel import Supply
+
+log = structlog.get_logger(__name__)
+
+FILTERED = "the destination's filter leaves it out"
 
 # A crash forgets at most this many settled changes; they are delivered again.
 GATHERED = 16
@@ -16,7 +23,7 @@ GATHERED = 16
 class Settlement:
     """Settles changes of one subject; ``flush`` must be called at the end of the pass."""
 
-    def __init__(self, channel: Channel, subject_id: int) -> None:
+    def __init__(self, channel: Supply, subject_id: int) -> None:
         self._channel = channel
         self._subject_id = subject_id
         self._done: list[tuple[Section, int]] = []
@@ -79,3 +86,35 @@ class Settlement:
             uploaded=uploaded,
             whole=self._whole,
         )
+
+    async def pending(self, section: Section, *, after: int = 0, limit: int = 256) -> list[Change]:
+        """Return the next changes of a section that wait, in order."""
+        return await self._channel.journal.do(
+            Journal.pending, self._channel.id, self._subject_id, section, after=after, limit=limit
+        )
+
+    async def let_all_go(self, *, up_to: int = 2**62) -> None:
+        """Settle, unsent, what waits up to a change."""
+        for section in Section:
+            while changes := [change for change in await self.pending(section) if change.seq <= up_to]:
+                await self.add(section, [change.seq for change in changes])
+                await self.flush()
+
+    async def leave_out(self) -> None:
+        """Settle all of a subject that the destination does not want."""
+        await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, FILTERED)
+        self.let_go()
+        await self.let_all_go()
+
+    async def bury_all(self, error: Rejected) -> None:
+        """Make dead letters of all that waits of a subject that is refused as such."""
+        log.warning("the destination refuses this", subject=self._subject_id, error=str(error))
+
+        def bury(section: Section, change: Change) -> DeadLetter:
+            return DeadLetter(section, change.kind, change.body, change.items, str(error), error.code, error.status)
+
+        for section in Section:
+            while changes := await self.pending(section):
+                letters = [bury(section, change) for change in changes]
+                await self.add(section, [change.seq for change in changes], dead=letters)
+                await self.flush()

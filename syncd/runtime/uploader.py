@@ -19,10 +19,7 @@ import structlog
 
 from syncd.errors import AuthFailed, JournalError
 from syncd.journal.journal import Journal
-from syncd.runtime.channel import Channel
-from syncd.runtime.identities import Identities
-from syncd.runtime.lane import Lane, Outcome
-from syncd.runtime.places import Places
+from syncd.runtime.lanes import Lanes, Outcome, wall_ms_now
 
 log = structlog.get_logger(__name__)
 
@@ -36,23 +33,18 @@ LOOK_FOR_TWINS_S = 2.0
 TWIN_AFTER_MS = 2000
 
 
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class Uploader:
     """Delivers everything that waits for one destination, for as long as ``run`` runs."""
 
     def __init__(
         self,
-        channel: Channel,
+        lanes: Lanes,
         *,
         flush_interval_s: float,
-        wall_ms: Callable[[], int] = _wall_ms,
+        wall_ms: Callable[[], int] = wall_ms_now,
     ) -> None:
-        self.channel = channel
-        self._identities = Identities(channel, wall_ms=wall_ms)
-        self._places = Places(channel)
+        self.lanes = lanes
+        self.channel = lanes.supply
         self._flush_interval_s = flush_interval_s
         self._wall_ms = wall_ms
         self._due: dict[int, float] = {}
@@ -148,7 +140,7 @@ class Uploader:
 
     async def _run_lane(self, subject: int) -> None:
         try:
-            lane = Lane(self.channel, self._identities, self._places, subject, wall_ms=self._wall_ms)
+            lane = self.lanes.lane(subject)
             outcome = await lane.run()
             await self._overcome(subject)
             self._unmoved.discard(subject)
@@ -202,11 +194,11 @@ class Uploader:
     async def settle_twins(self, before_ms: int) -> bool:
         """Give way where another daemon has created the same run; return whether that was so anywhere."""
         async with self._settling:
-            lost = await self._identities.twins(before_ms)
+            lost = await self.lanes.twins(before_ms)
             for subject, other in lost:
                 await self._without_lane(subject)
                 try:
-                    await self._identities.give_way(subject, other)
+                    await self.lanes.give_way(subject, other)
                 finally:
                     self._running.discard(subject)
                     self.notify([subject])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from syncd.core.facts import ExperimentSeen, ModelSeen, RunSeen
 from syncd.journal.journal import Journal, Subject
-from syncd.runtime.channel import Channel
+from syncd.runtime.channel import Supply
 
 
-async def is_wanted(channel: Channel, subject: Subject) -> bool:
+async def is_wanted(channel: Supply, subject: Subject) -> bool:
     """Return whether the destination takes the subject; one that its source has not described yet counts as taken."""
     match subject.head:
         case ExperimentSeen(name=name):
@@ -20,7 +20,7 @@ async def is_wanted(channel: Channel, subject: Subject) -> bool:
             return True
 
 
-async def _is_experiment_wanted(channel: Channel, subject: Subject) -> bool:
+async def _is_experiment_wanted(channel: Supply, subject: Subject) -> bool:
     if subject.experiment_id is None:
         return True
     experiment = (await channel.journal.do(Journal.subject, subject.experiment_id)).head

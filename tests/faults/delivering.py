@@ -26,6 +26,7 @@ from syncd.journal.journal import Journal
 from syncd.runtime.channel import Channel
 from syncd.runtime.courier import Courier, DestinationState
 from syncd.runtime.journal_thread import JournalThread
+from syncd.runtime.lane import ServerLanes
 from syncd.runtime.uploader import Uploader
 from tests.journal_filling import NOW_MS
 from tests.standins.fake_destination import FakeDestination, FakeModel, FakeRun
@@ -89,7 +90,8 @@ class Delivering:
             on_delete={self.source_id: on_delete},
             replaces_artifacts=self.fake.replaces_artifacts,
         )
-        self.uploader = Uploader(self.channel, flush_interval_s=flush_interval_s, wall_ms=self.wall_ms)
+        lanes = ServerLanes(self.channel, wall_ms=self.wall_ms)
+        self.uploader = Uploader(lanes, flush_interval_s=flush_interval_s, wall_ms=self.wall_ms)
         self._patch = pytest.MonkeyPatch()
         self._logs = structlog.testing.capture_logs()  # rendering a traceback takes half a second
         self._task: asyncio.Task[None] | None = None

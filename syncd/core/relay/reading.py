@@ -41,7 +41,7 @@ T = TypeVar("T")
 MODEL_STATUSES: Final = ("PENDING", "READY", "FAILED", "UNSPECIFIED", "")
 LONGEST_ID: Final = 1024
 LONGEST_NAME_BYTES: Final = 255  # of one level of a path; what Linux file systems hold
-MOST_ABOUT: Final = 8
+MOST_ABOUT: Final = 256
 
 _TEXT: Final = rb'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+"'
 _INTEGER: Final = rb"-?(?:0|[1-9][0-9]{0,18})"

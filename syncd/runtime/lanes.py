@@ -1,0 +1,90 @@
+"""What an uploader needs of a kind of destination: a lane for each pass, and what is to be done about twins."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from enum import Enum, auto
+from typing import Protocol
+
+from syncd.core.first_cause import first_cause
+from syncd.destinations.base import RemoteSubject
+from syncd.runtime.channel import Supply
+
+# When a pass that waits for something is made again.
+LATER_S = 1.0
+
+
+def wall_ms_now() -> int:
+    """Return the wall time, ms since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+@asynccontextmanager
+async def one_error() -> AsyncIterator[None]:
+    """Raise what ends tasks inside as the error it is, not as a group."""
+    try:
+        yield
+    except BaseExceptionGroup as errors:
+        raise first_cause(errors) from errors
+
+
+@asynccontextmanager
+async def together() -> AsyncIterator[asyncio.TaskGroup]:
+    """Run tasks together; what ends them is raised as the error it is, not as a group."""
+    async with one_error(), asyncio.TaskGroup() as tasks:
+        yield tasks
+
+
+class Outcome(Enum):
+    """How a pass ended."""
+
+    DONE = auto()  # all that waited when it began is settled
+    LATER = auto()  # something waits for another fact or another pass
+
+
+class Pass(Protocol):
+    """One pass over what waits of one subject.
+
+    ``later_s`` is when one that ended ``LATER`` is to be made again; ``gathers`` that it waits only for more of the
+    same; ``has_moved`` whether it has settled anything.
+    """
+
+    later_s: float
+    gathers: bool
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether anything was settled."""
+        ...
+
+    async def run(self) -> Outcome:
+        """Make the pass."""
+        ...
+
+
+class Lanes(Protocol):
+    """Makes the lanes of one destination."""
+
+    @property
+    def supply(self) -> Supply:
+        """What the destination has at run time."""
+        ...
+
+    def lane(self, subject_id: int) -> Pass:
+        """Return a lane for one pass."""
+        ...
+
+    async def twins(self, before_ms: int) -> Sequence[tuple[int, RemoteSubject]]:
+        """Return what was created twice, before that time, and is to be given up here."""
+        ...
+
+    async def give_way(self, subject_id: int, other: RemoteSubject) -> None:
+        """Go on with the one that another daemon created."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the lanes held."""
+        ...

@@ -1,0 +1,267 @@
+"""A relay's lane: one pass that hands what waits of one subject to a broker, for another syncd.
+
+Rules
+-----
+1. Nothing is translated: the journal's changes travel as they are, and the gateway keeps to its destination's limits.
+2. A head goes last, when nothing else of its subject waits. What a gateway needs to know before, goes with each parcel.
+3. A change is settled when all parcels that tell it, and those before them, are with the broker. Points are marked as
+   attempted before: what a killed process has sent is told again as that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+from syncd.core.changes import Again, Change, Head, Section
+from syncd.core.facts import ArtifactSeen
+from syncd.core.relay.packing import Address, File, TooLarge, chunk, pack, room_for_chunk
+from syncd.core.relay.values import Parcel
+from syncd.destinations.base import RemoteSubject
+from syncd.destinations.relay.base import RelayOutlet
+from syncd.errors import Rejected
+from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal, Subject
+from syncd.runtime.artifacts import ArtifactDelivery
+from syncd.runtime.channel import Supply
+from syncd.runtime.lanes import LATER_S, Outcome, one_error, together
+from syncd.runtime.relay_about import Surroundings
+from syncd.runtime.relay_channel import Convoy, RelayChannel, Shrunk
+from syncd.runtime.settlement import FILTERED, Settlement
+from syncd.runtime.wanted import is_wanted
+
+__all__ = ["RelayChannel", "RelayLane", "RelayLanes", "RelayOutlet"]
+
+WINDOW_CHANGES = 16
+RELAYED_DELETION = "deleted in the store, which was relayed"
+KEPT_DELETION = "deleted in the store, which is not relayed"
+
+
+class RelayLanes:
+    """Makes the lanes of one relay; a ``Lanes``. A run has one identity here, its own: there are no twins."""
+
+    def __init__(self, channel: RelayChannel) -> None:
+        self.supply: Supply = channel
+        self._channel = channel
+
+    def lane(self, subject_id: int) -> RelayLane:
+        """Return a lane for one pass."""
+        return RelayLane(self._channel, subject_id)
+
+    async def twins(self, before_ms: int) -> Sequence[tuple[int, RemoteSubject]]:
+        """Return nothing."""
+        return ()
+
+    async def give_way(self, subject_id: int, other: RemoteSubject) -> None:
+        """Never happens."""
+        raise AssertionError("nothing is created twice on a relay")
+
+    def close(self) -> None:
+        """Hold nothing."""
+
+
+class RelayLane:
+    """Hands one subject to a broker; a ``Pass``."""
+
+    later_s = LATER_S
+    gathers = False
+
+    def __init__(self, channel: RelayChannel, subject_id: int) -> None:
+        self._channel = channel
+        self._subject_id = subject_id
+        self._settlement = Settlement(channel, subject_id)
+        self._places = asyncio.Semaphore(channel.in_flight)
+        self._session = ""
+        self._doubtful = False
+        self._held_back = False
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether the pass has settled anything."""
+        return self._settlement.moved
+
+    async def run(self) -> Outcome:
+        """Make one pass.
+
+        Raises:
+            JournalError: the journal cannot be used.
+        """
+        subject = await self._channel.journal.do(Journal.subject, self._subject_id)
+        if not await is_wanted(self._channel, subject):
+            await self._settlement.leave_out()
+            return Outcome.DONE
+        around = Surroundings(self._channel, subject)
+        address = await around.address()
+        if address is None:
+            await self._note(f"{subject.key.kind} {subject.key.id} has not been described by its source yet")
+            return Outcome.LATER
+        self._session = await around.session()
+        try:
+            await self._bind(subject)
+            return await self._deliver(subject, around, address)
+        except Shrunk:
+            return Outcome.LATER
+        except Rejected as error:
+            await self._settlement.bury_all(error)
+            return Outcome.DONE
+        finally:
+            await self._settlement.flush()
+
+    async def _bind(self, subject: Subject) -> None:
+        """Give the subject its identity there; what was left out before is stated whole once more."""
+        channel = self._channel
+        binding = await channel.journal.do(Journal.binding, channel.id, subject.id)
+        if await channel.journal.do(Journal.note_of, channel.id, subject.id) == FILTERED:
+            self._settlement.let_go()
+            binding = Binding(subject.key.id, "", adopted=True, appends=False)
+            await channel.journal.do(Journal.bind, channel.id, subject.id, binding)
+            await channel.read_again(subject.source_id, subject.key.id)
+            await self._note("")
+        elif binding is None:
+            binding = Binding(subject.key.id, "", adopted=False, appends=False)
+            await channel.journal.do(Journal.bind, channel.id, subject.id, binding)
+        # Of what was relayed before and is read anew, points may have been told before.
+        self._doubtful = binding.adopted
+
+    async def _note(self, text: str) -> None:
+        await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, text)
+
+    async def _deliver(self, subject: Subject, around: Surroundings, address: Address) -> Outcome:
+        heads = await self._settlement.pending(Section.HEAD)
+        if heads and heads[-1].kind == "deleted" and self._channel.on_delete.get(subject.source_id) == "delete":
+            await self._send_heads(address, heads)
+            await self._settlement.let_all_go(up_to=heads[-1].seq)
+            await self._note(RELAYED_DELETION)
+            return Outcome.DONE
+        async with together() as sections:
+            sections.create_task(self._send_facts(Section.SMALL, around, address))
+            sections.create_task(self._send_facts(Section.METRICS, around, address))
+            files = RelayedFiles(self._channel, address, self._session, self._places)
+            sections.create_task(ArtifactDelivery(self._channel, subject, self._settlement, files.send).run())
+        await self._settlement.flush()
+        if self._held_back or await self._channel.journal.do(
+            Journal.waits_before_head, self._channel.id, self._subject_id
+        ):
+            return Outcome.LATER
+        if heads:
+            stated = [change for change in heads if change.kind == "head"]
+            await self._send_heads(address, stated[-1:])
+            await self._settlement.add(Section.HEAD, [change.seq for change in heads])
+            await self._note(KEPT_DELETION if heads[-1].kind == "deleted" else "")
+        return Outcome.DONE
+
+    async def _send_heads(self, address: Address, heads: Sequence[Change]) -> None:
+        stated = [change for change in heads if change.kind == "head"]
+        by_seq = {change.seq: change for change in (*stated[-1:], *heads[-1:])}
+        async with one_error(), Convoy(self._channel, self._session, self._places) as convoy:
+            for part in await asyncio.to_thread(self._cut, address, list(by_seq.values())):
+                if isinstance(part, TooLarge):
+                    await self._bury(Section.HEAD, by_seq[part.seq], part)
+                else:
+                    await convoy.send(part)
+
+    async def _send_facts(self, section: Section, around: Surroundings, address: Address) -> None:
+        """Send what waits of a section, a window at a time, so that a backlog of any size takes as little memory."""
+        after = 0
+        while changes := await self._settlement.pending(section, after=after, limit=WINDOW_CHANGES):
+            after = changes[-1].seq
+            if section is Section.METRICS:
+                changes = await self._attempted(changes)
+            else:
+                changes, address = await self._with_links(changes, around, address)
+            await self._send_window(section, address, changes)
+
+    async def _attempted(self, changes: Sequence[Change]) -> list[Change]:
+        """Record that points are on their way, and mark those that may be with the gateway already."""
+        doubtful = [
+            replace(change, again=Again.RESTATED) if self._is_doubtful(change) else change for change in changes
+        ]
+        new = [change.seq for change in changes if not change.attempted]
+        if new:
+            await self._channel.journal.do(
+                Journal.mark_attempted, self._channel.id, self._subject_id, Section.METRICS, new
+            )
+        return doubtful
+
+    def _is_doubtful(self, change: Change) -> bool:
+        return change.attempted or (self._doubtful and change.again is not Again.NEW)
+
+    async def _with_links(
+        self, changes: Sequence[Change], around: Surroundings, address: Address
+    ) -> tuple[list[Change], Address]:
+        """Leave out links to models that are yet to be read; let the others go with the heads of their models."""
+        ready: list[Change] = []
+        heads: list[Head] = []
+        for change in changes:
+            linked = await around.linked(change)
+            if linked is None:
+                self._held_back = True
+            else:
+                ready.append(change)
+                heads += linked
+        return ready, (await around.address(heads) if heads else address) or address
+
+    async def _send_window(self, section: Section, address: Address, changes: Sequence[Change]) -> None:
+        by_seq = {change.seq: change for change in changes}
+
+        async def arrived(parcel: Parcel) -> None:
+            points = sum(by_seq[seq].items for seq in parcel.seqs) if section is Section.METRICS else 0
+            delivered = Delivered(points=points, bytes=len(parcel.body))
+            await self._settlement.add(section, parcel.seqs, delivered=delivered)
+
+        async with one_error(), Convoy(self._channel, self._session, self._places) as convoy:
+            for part in await asyncio.to_thread(self._cut, address, changes):
+                if isinstance(part, TooLarge):
+                    await self._bury(section, by_seq[part.seq], part)
+                else:
+                    await convoy.send(part, arrived)
+
+    def _cut(self, address: Address, changes: Sequence[Change]) -> list[Parcel | TooLarge]:
+        """Return the parcels that tell these changes, and in their place those that fit into none."""
+        parts: list[Parcel | TooLarge] = []
+        left = list(changes)
+        while left:
+            try:
+                parts.extend(pack(address, left, most_bytes=self._channel.most_bytes))
+            except TooLarge as error:
+                parts.append(error)
+                left = left[next(at for at, change in enumerate(left) if change.seq == error.seq) + 1 :]
+            else:
+                break
+        return parts
+
+    async def _bury(self, section: Section, change: Change, error: TooLarge) -> None:
+        letter = DeadLetter(section, change.kind, change.body, change.items, str(error), "TOO_LARGE", 0)
+        await self._settlement.add(section, [change.seq], dead=[letter])
+
+
+class RelayedFiles:
+    """Sends files of one subject, in chunks."""
+
+    def __init__(self, channel: RelayChannel, address: Address, session: str, places: asyncio.Semaphore) -> None:
+        self._channel = channel
+        self._address = address
+        self._session = session
+        self._places = places
+
+    async def send(self, change: Change, artifact: ArtifactSeen) -> Delivered:
+        """Send one file: read once for its SHA-256, and once more to send it."""
+        upload = self._channel.open_artifact(artifact)
+        digest = hashlib.sha256()
+        async for piece in upload.pieces():
+            digest.update(piece)
+        file = File(change.seq, artifact.path, upload.size_bytes, digest.hexdigest())
+        room = room_for_chunk(self._address, file, most_bytes=self._channel.most_bytes)
+        if room <= 0:
+            raise Rejected("its name leaves no room in a message", code="TOO_LARGE")
+        async with one_error(), Convoy(self._channel, self._session, self._places) as convoy:
+            if not upload.size_bytes:
+                await convoy.send(chunk(self._address, file, 0, b""))
+            offset = 0
+            async for piece in upload.pieces():
+                for begin in range(0, len(piece), room):
+                    content = piece[begin : begin + room]
+                    await convoy.send(chunk(self._address, file, offset, content))
+                    offset += len(content)
+        return Delivered(artifacts=1, bytes=upload.size_bytes)

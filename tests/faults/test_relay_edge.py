@@ -1,0 +1,86 @@
+"""A store behind one syncd, a server behind another, a broker between them: ``verify`` finds nothing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from syncd.cli.main import main
+from tests.awkward import build_awkward_store
+from tests.faults.processes import daemon, wait_for, waiting
+from tests.standins.mlflow_server import RunningMlflow
+from tests.standins.mosquitto import RunningMosquitto
+from tests.standins.service_bus.server import ServiceBus
+
+QUEUE = "relay"
+SMALL_MESSAGES = 'max_message_bytes = "64KiB"\n'
+
+
+@contextmanager
+def service_bus(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield how an edge sends to a queue with sessions, and how a gateway receives from it."""
+    with ServiceBus(folder) as bus:
+        bus.queue(QUEUE, sessions=True, lock_s=5.0)
+        there = f'queue = "{QUEUE}"\nconnection_string = "{bus.connection_string}"\n'
+        yield f'via = "service-bus"\n{there}', f'kind = "service-bus"\n{there}'
+        assert bus.dead_letters(QUEUE) == []
+
+
+@contextmanager
+def mqtt(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield how an edge publishes to a broker, and how a gateway subscribes there."""
+    with RunningMosquitto(folder) as broker:
+        there = f'host = "{broker.host}"\nport = {broker.port}\n'
+        yield f'via = "mqtt"\n{there}', f'kind = "mqtt"\ntopics = ["syncd/relay/#"]\n{there}'
+
+
+def edge(folder: Path, store: Path, sends: str) -> Path:
+    file = folder / "edge.toml"
+    file.write_text(
+        f'[daemon]\nname = "edge"\nstate_dir = "{folder}/edge-state"\nlog_format = "json"\n'
+        f'[[sources]]\nname = "local"\nkind = "mlruns"\npath = "{store}"\n'
+        f'[[destinations]]\nname = "up"\nkind = "relay"\n{sends}{SMALL_MESSAGES}'
+    )
+    return file
+
+
+def gateway(folder: Path, server: RunningMlflow, receives: str) -> Path:
+    file = folder / "gateway.toml"
+    file.write_text(
+        f'[daemon]\nname = "gateway"\nstate_dir = "{folder}/gateway-state"\nlog_format = "json"\n'
+        f'[[sources]]\nname = "edges"\nrelay = true\n{receives}'
+        f'[[destinations]]\nname = "d"\nuri = "{server.url}"\n'
+    )
+    return file
+
+
+def are_through(*states: Path) -> bool:
+    return all((state / "journal.db").exists() and not waiting(state)["delivery"] for state in states)
+
+
+@pytest.mark.timeout(420)
+@pytest.mark.parametrize("broker", [service_bus, mqtt], ids=["service-bus", "mqtt"])
+def test_a_store_goes_through_a_broker_whole_and_once(broker, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    store = tmp_path / "store"
+    store.mkdir()
+    build_awkward_store(store, "mlruns", big_artifact_bytes=1_000_000)
+    edge_state, gateway_state = tmp_path / "edge-state", tmp_path / "gateway-state"
+    with broker(tmp_path / "broker") as (sends, receives), RunningMlflow(tmp_path / "server") as server:
+        files = edge(tmp_path, store, sends), gateway(tmp_path, server, receives)
+        assert main(["validate", "--config", str(files[0])]) == 0
+        with daemon(files[1]):
+            with daemon(files[0]) as sender:
+                wait_for("something is under way", lambda: (edge_state / "journal.db").exists())
+                sender.kill()
+            with daemon(files[0]):
+                wait_for("the broker has all", lambda: are_through(edge_state))
+                wait_for("it is there", lambda: main(["verify", str(store), "--against", server.url]) == 0)
+            shutil.rmtree(edge_state)
+            with daemon(files[0]):
+                wait_for("all was sent again", lambda: are_through(edge_state))
+                wait_for("nothing waits", lambda: are_through(gateway_state))
+        assert main(["verify", str(store), "--against", server.url]) == 0
