@@ -256,10 +256,22 @@ def test_names_of_sinks_are_unique() -> None:
     assert "already used" in only_problem(table + table).message
 
 
-def test_a_relay_is_refused_by_name() -> None:
-    problem = only_problem("[[destinations]]\nname = 'up'\nkind = 'relay'\nqueue = 'q'\n")
-    assert problem.key == "destinations[1].kind"
-    assert "'relay' are not in this version yet" in problem.message
+RELAY = "[[destinations]]\nname = 'up'\nkind = 'relay'\n"
+
+
+@pytest.mark.parametrize(
+    ("written", "key", "message"),
+    [
+        ("queue = 'q'\n", "via", "a relay goes by a broker"),
+        ("via = 'mqtt'\nhost = 'h'\nuri = 'http://h'\n", "uri", "a relay has no uri"),
+        ("via = 'mqtt'\nhost = 'h'\ntopic = 'a/#'\n", "topic", "expected a topic without wildcards"),
+        ("via = 'mqtt'\nhost = 'h'\nmax_message_bytes = '1KiB'\n", "max_message_bytes", "expected at least 16KiB"),
+    ],
+)
+def test_a_relay_that_is_not_as_expected_is_refused(written: str, key: str, message: str) -> None:
+    problem = only_problem(RELAY + written)
+    assert problem.key == f"destinations[1].{key}"
+    assert message in problem.message
 
 
 SOURCES = (

@@ -21,11 +21,13 @@ ENVIRONMENT = {
     "MLFLOW_SERVER_TOKEN": "t",
     "SYNCD_PASSWORD": "p",
     "DEVICE_NAME": "device-7",
+    "SYNCD_TOKEN": "t",
+    "SERVICE_BUS_CONNECTION": "Endpoint=sb://bus.example.org/;SharedAccessKeyName=k;SharedAccessKey=s",
 }
 
 
 def test_there_are_examples() -> None:
-    assert {path.stem for path in EXAMPLES} >= {"training-machine", "edge-offline", "kubernetes-sidecar"}
+    assert {path.stem for path in EXAMPLES} >= {"training-machine", "edge-offline", "kubernetes-sidecar", "gateway"}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
