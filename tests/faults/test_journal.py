@@ -188,7 +188,7 @@ def _fill(file) -> int:  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize("jump_ms", [-86_400_000, 86_400_000, -3_000], ids=["back", "ahead", "a little back"])
 async def test_a_jump_of_the_clock_holds_nothing_up(case: Case, monkeypatch: pytest.MonkeyPatch, jump_ms: int) -> None:
     """The wall clock jumps while runs wait for a model of theirs that is not in the store."""
-    from syncd.runtime import uploader
+    from syncd.runtime import lane, uploader
     from syncd.runtime.one_shot import sync_once
 
     with closing(sqlite3.connect(case.database)) as db, db:
@@ -201,9 +201,9 @@ async def test_a_jump_of_the_clock_holds_nothing_up(case: Case, monkeypatch: pyt
         return real() // 1_000_000 + shift_ms[0]
 
     pipeline = open_pipeline(case.database, case.server.url, case.state)
-    monkeypatch.setattr(uploader, "_wall_ms", wall_ms)
     pipeline.journal.journal._wall_ms = wall_ms
-    uploader.Uploader.__init__.__kwdefaults__["wall_ms"] = wall_ms
+    for made in (uploader.Uploader, lane.ServerLanes):
+        monkeypatch.setitem(made.__init__.__kwdefaults__, "wall_ms", wall_ms)
     original = Journal.commit
 
     def commit(*arguments: object, **options: object) -> object:

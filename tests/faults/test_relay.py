@@ -38,7 +38,7 @@ def put(bus: ServiceBus, parcels: Iterable[tuple[str, Parcel]]) -> None:
 
 
 def partial_bytes(state: Path) -> int:
-    if not (state / "journal.db").exists():
+    if not (state / "spool").exists():  # it is made when the journal is
         return 0
     with closing(sqlite3.connect(f"file:{state}/journal.db?mode=ro", uri=True, timeout=30)) as journal:
         return int(journal.execute("SELECT COALESCE(SUM(held_bytes), 0) FROM partial").fetchone()[0])
