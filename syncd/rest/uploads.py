@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator
 
 from syncd.rest.streaming import Upload
@@ -31,3 +32,11 @@ class RenamedUpload:
     def pieces(self, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         """Yield the bytes from ``start``."""
         return self._upload.pieces(start, length)
+
+
+async def sha256_of(pieces: AsyncIterator[bytes]) -> bytes:
+    """Return the SHA-256 of what comes in pieces."""
+    digest = hashlib.sha256()
+    async for piece in pieces:
+        digest.update(piece)
+    return digest.digest()

@@ -15,7 +15,7 @@ from syncd.core.facts import ArtifactSeen
 from syncd.destinations.base import RemoteSubject, Upload
 from syncd.errors import ArtifactChanged, ArtifactMissing, NameNotHeld, Rejected
 from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal, Subject
-from syncd.rest.uploads import RenamedUpload
+from syncd.rest.uploads import RenamedUpload, sha256_of
 from syncd.runtime.channel import Channel, Supply
 from syncd.runtime.overflow import Overflow
 from syncd.runtime.settlement import Settlement
@@ -155,19 +155,13 @@ class ArtifactUpload:
             if error.status != 404:
                 raise
             return False  # a workspace lists what was registered, although its sender ended before it sent it
-        ours = hashlib.sha256()
-        async for piece in upload.pieces():
-            ours.update(piece)
-        return theirs == ours.digest()
+        return theirs == await sha256_of(upload.pieces())
 
     async def _list_held(self) -> dict[str, int | None]:
         return {file.path: file.size_bytes async for file in self._channel.reader.files(self._remote)}
 
     async def _hash_held(self, path: str) -> bytes:
-        digest = hashlib.sha256()
-        async for piece in self._channel.reader.content(self._remote, path):
-            digest.update(piece)
-        return digest.digest()
+        return await sha256_of(self._channel.reader.content(self._remote, path))
 
 
 def overflow_path(artifact: ArtifactSeen) -> str:

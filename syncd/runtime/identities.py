@@ -30,6 +30,7 @@ from syncd.errors import AuthFailed, OverLimit, Rejected
 from syncd.journal import overflow
 from syncd.journal.journal import Binding, CreatedSubject, Journal, Subject
 from syncd.runtime.channel import Channel
+from syncd.runtime.lanes import HeadUnknown
 from syncd.runtime.wanted import is_wanted
 
 log = structlog.get_logger(__name__)
@@ -42,10 +43,6 @@ LOOK_HOLDS_S = 1.0
 LOOK_AHEAD = 7
 # A model's run is stated within seconds of the model, if it is in the store at all.
 RUN_PATIENCE_MS = 10_000
-
-
-class HeadUnknown(Exception):
-    """The source has not yet stated what this subject is; it will."""
 
 
 class Identities:

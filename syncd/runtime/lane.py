@@ -18,16 +18,15 @@ from syncd.journal.journal import Binding, DeadLetter, Journal, Subject
 from syncd.journal.relayed import is_reopened
 from syncd.runtime.artifacts import ArtifactDelivery, ArtifactUpload
 from syncd.runtime.channel import Channel
-from syncd.runtime.identities import HeadUnknown, Identities
-from syncd.runtime.lanes import LATER_S, Outcome, together, wall_ms_now
+from syncd.runtime.identities import Identities
+from syncd.runtime.lanes import LATER_S, Outcome, make_pass, together, wall_ms_now
 from syncd.runtime.model_points import ModelPointDelivery
 from syncd.runtime.overflow import Overflow
 from syncd.runtime.overflow_found import take_over_overflow
 from syncd.runtime.places import Places
 from syncd.runtime.points import PointDelivery
-from syncd.runtime.settlement import FILTERED, Settlement
+from syncd.runtime.settlement import Settlement
 from syncd.runtime.small_facts import SmallFactDelivery
-from syncd.runtime.wanted import is_wanted
 
 log = structlog.get_logger(__name__)
 
@@ -69,54 +68,29 @@ class Lane:
         Raises:
             JournalError: the journal cannot be used.
         """
-        subject = await self._channel.journal.do(Journal.subject, self._subject_id)
+        return await make_pass(self._channel, self._settlement, self._subject_id, self._deliver)
+
+    async def _deliver(self, subject: Subject) -> Outcome:
         self._is_shared = subject.source_id in self._channel.shared
-        if not await is_wanted(self._channel, subject):
-            await self._settlement.leave_out()
-            return Outcome.DONE
-        try:
-            left_out = await self._channel.journal.do(Journal.note_of, self._channel.id, self._subject_id) == FILTERED
-            binding = await self._identities.ensure(self._subject_id)
-            if self._may_have_twin(subject, binding):
-                # Should another daemon's twin be kept instead, what was sent to ours could not be read again.
-                return Outcome.LATER
-            if left_out:
-                binding = await self._take_up(subject, binding)
-            match subject.head:
-                case RunSeen():
-                    outcome = await self._deliver_run(subject, binding)
-                case ModelSeen():
-                    outcome = await self._deliver_model(subject, subject.head, binding)
-                case _:
-                    outcome = await self._deliver_experiment(subject, binding)
-        except HeadUnknown as error:
-            await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, str(error))
+        left_out = await self._settlement.was_left_out()
+        binding = await self._identities.ensure(self._subject_id)
+        if self._may_have_twin(subject, binding):
+            # Should another daemon's twin be kept instead, what was sent to ours could not be read again.
             return Outcome.LATER
-        except Rejected as error:
-            await self._settlement.bury_all(error)
-            return Outcome.DONE
-        finally:
-            await self._settlement.flush()
-        return outcome
+        if left_out:
+            binding = await self._settlement.take_up(subject, binding)
+        match subject.head:
+            case RunSeen():
+                return await self._deliver_run(subject, binding)
+            case ModelSeen():
+                return await self._deliver_model(subject, subject.head, binding)
+            case _:
+                return await self._deliver_experiment(subject, binding)
 
     def _may_have_twin(self, subject: Subject, binding: Binding) -> bool:
         """Say whether another daemon may have created it as well; an experiment cannot, its name is its identity."""
         may_have = self._is_shared and subject.key.kind != "experiment"
         return may_have and not (binding.adopted or binding.checked)
-
-    # -- what the destination does not want ------------------------------------------------------------------------
-
-    async def _take_up(self, subject: Subject, binding: Binding) -> Binding:
-        """Begin with a run that was left out before: its changes were let go, so its source states it whole again.
-
-        What waits already is then stated twice: the run counts as one that may hold content.
-        """
-        self._settlement.let_go()
-        binding = replace(binding, adopted=True)
-        await self._channel.journal.do(Journal.bind, self._channel.id, self._subject_id, binding)
-        await self._channel.read_again(subject.source_id, subject.key.id)
-        await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, "")
-        return binding
 
     # -- experiments -----------------------------------------------------------------------------------------------
 
@@ -202,7 +176,7 @@ class Lane:
             await self._update_run(binding, head, name_there, held)
         await self._settlement.add(Section.HEAD, [change.seq for change in heads])
         note = "deleted in the store, kept here" if heads[-1].kind == "deleted" else ""
-        await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, note)
+        await self._settlement.note(note)
         return Outcome.DONE
 
     async def _keep_long_name(self, subject: Subject, overflow: Overflow) -> None:
@@ -242,7 +216,7 @@ class Lane:
         await self._send(DeleteRun(binding.remote_id))
         await self._settlement.let_all_go(up_to=heads[-1].seq)
         note = "deleted in the store, and therefore here"
-        await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, note)
+        await self._settlement.note(note)
         return Outcome.DONE
 
     def _artifacts(self, subject: Subject, binding: Binding, overflow: Overflow) -> ArtifactDelivery:

@@ -1,17 +1,24 @@
-"""What an uploader needs of a kind of destination: a lane for each pass, and what is to be done about twins."""
+"""What an uploader needs of a kind of destination: a lane for each pass, and what is to be done about twins.
+
+What every pass does, whatever the kind, is here as well (``make_pass``).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from enum import Enum, auto
 from typing import Protocol
 
 from syncd.core.first_cause import first_cause
 from syncd.destinations.base import RemoteSubject
+from syncd.errors import Rejected
+from syncd.journal.journal import Journal, Subject
 from syncd.runtime.channel import Supply
+from syncd.runtime.settlement import Settlement
+from syncd.runtime.wanted import is_wanted
 
 # When a pass that waits for something is made again.
 LATER_S = 1.0
@@ -43,6 +50,34 @@ class Outcome(Enum):
 
     DONE = auto()  # all that waited when it began is settled
     LATER = auto()  # something waits for another fact or another pass
+
+
+class HeadUnknown(Exception):
+    """The source has not yet stated what this subject is; it will."""
+
+
+async def make_pass(
+    supply: Supply, settlement: Settlement, subject_id: int, deliver: Callable[[Subject], Awaitable[Outcome]]
+) -> Outcome:
+    """Have a subject delivered, unless the destination does not want it; what ends that for good is recorded.
+
+    Raises:
+        JournalError: the journal cannot be used.
+    """
+    subject = await supply.journal.do(Journal.subject, subject_id)
+    if not await is_wanted(supply, subject):
+        await settlement.leave_out()
+        return Outcome.DONE
+    try:
+        return await deliver(subject)
+    except HeadUnknown as error:
+        await settlement.note(str(error))
+        return Outcome.LATER
+    except Rejected as error:
+        await settlement.bury_all(error)
+        return Outcome.DONE
+    finally:
+        await settlement.flush()
 
 
 class Pass(Protocol):

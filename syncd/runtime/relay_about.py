@@ -11,6 +11,7 @@ from syncd.core.facts import ExperimentSeen, ModelSeen
 from syncd.core.relay.packing import Address
 from syncd.core.relay.values import RelayOrigin
 from syncd.journal.journal import Journal, Subject
+from syncd.runtime.lanes import HeadUnknown
 from syncd.runtime.relay_channel import RelayChannel
 from syncd.runtime.wanted import is_wanted
 
@@ -25,12 +26,16 @@ class Surroundings:
         self._channel = channel
         self._subject = subject
 
-    async def address(self, linked: Iterable[Head] = ()) -> Address | None:
-        """Return who speaks of what, and what goes with it; None while that is not known."""
+    async def address(self, linked: Iterable[Head] = ()) -> Address:
+        """Return who speaks of what, and what goes with it.
+
+        Raises:
+            HeadUnknown: the source has not stated it yet.
+        """
         subject = self._subject
         own, experiment = subject.head, await self._experiment()
         if own is None or experiment is None:
-            return None
+            raise HeadUnknown(f"{subject.key.kind} {subject.key.id} has not been described by its source yet")
         parent = await self._parent(subject)
         above = [parent.head] if parent and parent.head and await is_wanted(self._channel, parent) else []
         heads = {head.subject: _reference(head) for head in (own, experiment, *above, *linked)}

@@ -12,7 +12,8 @@ from syncd.destinations.relay.service_bus import ENVELOPE_BYTES, ServiceBusRelay
 from syncd.runtime.bandwidth import throttle_of
 from syncd.runtime.broker_assembly import mqtt_address, service_bus_address
 from syncd.runtime.channel import Supply
-from syncd.runtime.relay_lane import RelayChannel, RelayLanes
+from syncd.runtime.relay_channel import RelayChannel
+from syncd.runtime.relay_lane import RelayLanes
 
 
 def open_relay(settings: RelaySettings, *, daemon: str) -> RelayOutlet:

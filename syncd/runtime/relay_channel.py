@@ -13,6 +13,7 @@ from syncd.destinations.relay.base import RelayOutlet
 from syncd.errors import Rejected
 from syncd.rest.streaming import Throttle
 from syncd.runtime.channel import Supply
+from syncd.runtime.lanes import one_error
 
 log = structlog.get_logger(__name__)
 
@@ -77,7 +78,8 @@ class Convoy:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        await self._tasks.__aexit__(kind, error, None)
+        async with one_error():
+            await self._tasks.__aexit__(kind, error, None)
 
     async def send(self, parcel: Parcel, arrived: Callable[[Parcel], Awaitable[None]] | None = None) -> None:
         """Begin to send a parcel as soon as there is a place for it.

@@ -11,7 +11,6 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -20,18 +19,15 @@ from syncd.core.facts import ArtifactSeen
 from syncd.core.relay.packing import Address, File, TooLarge, chunk, pack, room_for_chunk
 from syncd.core.relay.values import Parcel
 from syncd.destinations.base import RemoteSubject
-from syncd.destinations.relay.base import RelayOutlet
 from syncd.errors import Rejected
 from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal, Subject
+from syncd.rest.uploads import sha256_of
 from syncd.runtime.artifacts import ArtifactDelivery
 from syncd.runtime.channel import Supply
-from syncd.runtime.lanes import LATER_S, Outcome, one_error, together
+from syncd.runtime.lanes import LATER_S, Outcome, make_pass, together
 from syncd.runtime.relay_about import Surroundings
 from syncd.runtime.relay_channel import Convoy, RelayChannel, Shrunk
-from syncd.runtime.settlement import FILTERED, Settlement
-from syncd.runtime.wanted import is_wanted
-
-__all__ = ["RelayChannel", "RelayLane", "RelayLanes", "RelayOutlet"]
+from syncd.runtime.settlement import Settlement
 
 WINDOW_CHANGES = 16
 RELAYED_DELETION = "deleted in the store, which was relayed"
@@ -87,52 +83,36 @@ class RelayLane:
         Raises:
             JournalError: the journal cannot be used.
         """
-        subject = await self._channel.journal.do(Journal.subject, self._subject_id)
-        if not await is_wanted(self._channel, subject):
-            await self._settlement.leave_out()
-            return Outcome.DONE
+        return await make_pass(self._channel, self._settlement, self._subject_id, self._pass_on)
+
+    async def _pass_on(self, subject: Subject) -> Outcome:
         around = Surroundings(self._channel, subject)
         address = await around.address()
-        if address is None:
-            await self._note(f"{subject.key.kind} {subject.key.id} has not been described by its source yet")
-            return Outcome.LATER
         self._session = await around.session()
+        await self._bind(subject)
         try:
-            await self._bind(subject)
             return await self._deliver(subject, around, address)
         except Shrunk:
             return Outcome.LATER
-        except Rejected as error:
-            await self._settlement.bury_all(error)
-            return Outcome.DONE
-        finally:
-            await self._settlement.flush()
 
     async def _bind(self, subject: Subject) -> None:
-        """Give the subject its identity there; what was left out before is stated whole once more."""
+        """Give the subject its identity there, which is its own."""
         channel = self._channel
-        binding = await channel.journal.do(Journal.binding, channel.id, subject.id)
-        if await channel.journal.do(Journal.note_of, channel.id, subject.id) == FILTERED:
-            self._settlement.let_go()
-            binding = Binding(subject.key.id, "", adopted=True, appends=False)
-            await channel.journal.do(Journal.bind, channel.id, subject.id, binding)
-            await channel.read_again(subject.source_id, subject.key.id)
-            await self._note("")
-        elif binding is None:
-            binding = Binding(subject.key.id, "", adopted=False, appends=False)
+        known = await channel.journal.do(Journal.binding, channel.id, subject.id)
+        binding = known or Binding(subject.key.id, "", adopted=False, appends=False)
+        if await self._settlement.was_left_out():
+            binding = await self._settlement.take_up(subject, binding)
+        elif known is None:
             await channel.journal.do(Journal.bind, channel.id, subject.id, binding)
         # Of what was relayed before and is read anew, points may have been told before.
         self._doubtful = binding.adopted
-
-    async def _note(self, text: str) -> None:
-        await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, text)
 
     async def _deliver(self, subject: Subject, around: Surroundings, address: Address) -> Outcome:
         heads = await self._settlement.pending(Section.HEAD)
         if heads and heads[-1].kind == "deleted" and self._channel.on_delete.get(subject.source_id) == "delete":
             await self._send_heads(address, heads)
             await self._settlement.let_all_go(up_to=heads[-1].seq)
-            await self._note(RELAYED_DELETION)
+            await self._settlement.note(RELAYED_DELETION)
             return Outcome.DONE
         async with together() as sections:
             sections.create_task(self._send_facts(Section.SMALL, around, address))
@@ -148,13 +128,13 @@ class RelayLane:
             stated = [change for change in heads if change.kind == "head"]
             await self._send_heads(address, stated[-1:])
             await self._settlement.add(Section.HEAD, [change.seq for change in heads])
-            await self._note(KEPT_DELETION if heads[-1].kind == "deleted" else "")
+            await self._settlement.note(KEPT_DELETION if heads[-1].kind == "deleted" else "")
         return Outcome.DONE
 
     async def _send_heads(self, address: Address, heads: Sequence[Change]) -> None:
         stated = [change for change in heads if change.kind == "head"]
         by_seq = {change.seq: change for change in (*stated[-1:], *heads[-1:])}
-        async with one_error(), Convoy(self._channel, self._session, self._places) as convoy:
+        async with Convoy(self._channel, self._session, self._places) as convoy:
             for part in await asyncio.to_thread(self._cut, address, list(by_seq.values())):
                 if isinstance(part, TooLarge):
                     await self._bury(Section.HEAD, by_seq[part.seq], part)
@@ -200,7 +180,7 @@ class RelayLane:
             else:
                 ready.append(change)
                 heads += linked
-        return ready, (await around.address(heads) if heads else address) or address
+        return ready, await around.address(heads) if heads else address
 
     async def _send_window(self, section: Section, address: Address, changes: Sequence[Change]) -> None:
         by_seq = {change.seq: change for change in changes}
@@ -210,7 +190,7 @@ class RelayLane:
             delivered = Delivered(points=points, bytes=len(parcel.body))
             await self._settlement.add(section, parcel.seqs, delivered=delivered)
 
-        async with one_error(), Convoy(self._channel, self._session, self._places) as convoy:
+        async with Convoy(self._channel, self._session, self._places) as convoy:
             for part in await asyncio.to_thread(self._cut, address, changes):
                 if isinstance(part, TooLarge):
                     await self._bury(section, by_seq[part.seq], part)
@@ -248,14 +228,12 @@ class RelayedFiles:
     async def send(self, change: Change, artifact: ArtifactSeen) -> Delivered:
         """Send one file: read once for its SHA-256, and once more to send it."""
         upload = self._channel.open_artifact(artifact)
-        digest = hashlib.sha256()
-        async for piece in upload.pieces():
-            digest.update(piece)
-        file = File(change.seq, artifact.path, upload.size_bytes, digest.hexdigest())
+        digest = await sha256_of(upload.pieces())
+        file = File(change.seq, artifact.path, upload.size_bytes, digest.hex())
         room = room_for_chunk(self._address, file, most_bytes=self._channel.most_bytes)
         if room <= 0:
             raise Rejected("its name leaves no room in a message", code="TOO_LARGE")
-        async with one_error(), Convoy(self._channel, self._session, self._places) as convoy:
+        async with Convoy(self._channel, self._session, self._places) as convoy:
             if not upload.size_bytes:
                 await convoy.send(chunk(self._address, file, 0, b""))
             offset = 0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import structlog
 
 from syncd.core.changes import Change, Section
 from syncd.errors import Rejected
-from syncd.journal.journal import DeadLetter, Delivered, Journal
+from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal, Subject
 from syncd.journal.overflow import OverPoints
 from syncd.runtime.channel import Supply
 
@@ -100,11 +101,31 @@ class Settlement:
                 await self.add(section, [change.seq for change in changes])
                 await self.flush()
 
+    async def note(self, text: str) -> None:
+        """Record why nothing of the subject goes on just now, "" when it does."""
+        await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, text)
+
     async def leave_out(self) -> None:
         """Settle all of a subject that the destination does not want."""
-        await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, FILTERED)
+        await self.note(FILTERED)
         self.let_go()
         await self.let_all_go()
+
+    async def was_left_out(self) -> bool:
+        """Return whether the destination did not want it before."""
+        return await self._channel.journal.do(Journal.note_of, self._channel.id, self._subject_id) == FILTERED
+
+    async def take_up(self, subject: Subject, binding: Binding) -> Binding:
+        """Begin with what was left out before: its changes were let go, so its source states it whole again.
+
+        What waits already is then stated twice: the subject counts as one that may hold content.
+        """
+        self.let_go()
+        binding = replace(binding, adopted=True)
+        await self._channel.journal.do(Journal.bind, self._channel.id, self._subject_id, binding)
+        await self._channel.read_again(subject.source_id, subject.key.id)
+        await self.note("")
+        return binding
 
     async def bury_all(self, error: Rejected) -> None:
         """Make dead letters of all that waits of a subject that is refused as such."""
