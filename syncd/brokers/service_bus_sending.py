@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from syncd.brokers.service_bus import ServiceBusAddress, translated
+from syncd.core.events import STRUCTURED
 from syncd.errors import Rejected
 
 if TYPE_CHECKING:
@@ -79,6 +80,13 @@ class ServiceBusOutlet:
         client, self._client, self._sender = self._client, None, None
         if client is not None:
             await client.close()
+
+
+def cloud_event_message(body: bytes, *, message_id: str, session: str, subject: str | None = None) -> ServiceBusMessage:
+    """Return a message that holds a CloudEvent in JSON (structured mode)."""
+    from azure.servicebus import ServiceBusMessage
+
+    return ServiceBusMessage(body, content_type=STRUCTURED, message_id=message_id, session_id=session, subject=subject)
 
 
 async def _send_batches(sender: ServiceBusSender, messages: Sequence[ServiceBusMessage]) -> None:

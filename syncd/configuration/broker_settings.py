@@ -34,9 +34,13 @@ class ServiceBusEntity:
         """The namespace's host, and its port if one is written."""
         if self.connection_string is None:
             return self.fully_qualified_namespace
-        parts = dict(part.partition("=")[::2] for part in self.connection_string.reveal().split(";"))
-        named = {key.strip().lower(): value.strip() for key, value in parts.items()}
-        return named.get("endpoint", "").removeprefix("sb://").strip("/")
+        return connection_parts(self.connection_string).get("endpoint", "").removeprefix("sb://").strip("/")
+
+
+def connection_parts(connection_string: Secret) -> dict[str, str]:
+    """Return what a connection string of Service Bus says, by names in lower case."""
+    parts = dict(part.partition("=")[::2] for part in connection_string.reveal().strip().rstrip(";").split(";"))
+    return {key.strip().lower(): value.strip() for key, value in parts.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from syncd.configuration.broker_settings import (
     ServiceBusEntity,
     ServiceBusSinkSettings,
     ServiceBusSourceSettings,
+    connection_parts,
 )
 from syncd.configuration.credentials import is_loopback
 from syncd.configuration.message_tables import read_message_keys
@@ -136,8 +137,7 @@ def read_entity(table: Table, *, receives: bool) -> ServiceBusEntity:
 
 def _check_connection_string(table: Table, secret: Secret) -> str:
     """Note a problem if it is none; return its EntityPath, "" for none."""
-    parts = dict(part.partition("=")[::2] for part in secret.reveal().strip().rstrip(";").split(";"))
-    known = {key.strip().lower(): value.strip() for key, value in parts.items()}
+    known = connection_parts(secret)
     signed = "sharedaccesssignature" in known or {"sharedaccesskeyname", "sharedaccesskey"} <= known.keys()
     if not known.get("endpoint", "").startswith("sb://") or not signed:
         table.refuse(

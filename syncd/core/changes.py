@@ -76,7 +76,8 @@ class Change:
     at_ms: int = 0
 
 
-def _json(value: Any) -> bytes:
+def render(value: Any) -> bytes:
+    """Return a JSON value as a body; ``parse`` reads it again."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
 
@@ -91,7 +92,7 @@ def encode(fact: Fact) -> Encoded:
         case MetricsLogged():
             return Encoded(Section.METRICS, "metrics", fact.lines, fact.count, len(fact.lines))
         case ArtifactSeen():
-            body = _json(
+            body = render(
                 {"path": fact.path, "root": fact.root, "size_bytes": fact.size_bytes, "mtime_ns": fact.mtime_ns}
             )
             return Encoded(Section.ARTIFACTS, "artifact", body, 1, fact.size_bytes)
@@ -116,7 +117,7 @@ def encode(fact: Fact) -> Encoded:
 
 
 def _small(kind: str, value: Any, items: int) -> Encoded:
-    body = _json(value)
+    body = render(value)
     return Encoded(Section.SMALL, kind, body, items, len(body))
 
 
@@ -125,7 +126,7 @@ Head = RunSeen | ModelSeen | ExperimentSeen
 
 def encode_head(head: Head) -> bytes:
     """Return a head as JSON."""
-    return _json(asdict(head))
+    return render(asdict(head))
 
 
 def decode_head(body: bytes) -> Head:

@@ -11,7 +11,6 @@ Rules
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from syncd.core.changes import Again, parse
+from syncd.core.changes import Again, parse, render
 from syncd.core.source_tags import PARENT_RUN_ID
 from syncd.journal.database import FILE_NAME, join, translated
 from syncd.journal.journal import LONGEST_TAG
@@ -146,13 +145,9 @@ def present_body(kind: str, body: bytes, *, head: Any, tags: dict[str, str], del
             kept = {key: value for key, value in parse(body).items() if tags.get(key) == value[:LONGEST_TAG]}
             if PARENT_RUN_ID in parse(body) and PARENT_RUN_ID in tags:  # the letter has the parent's id over there
                 kept[PARENT_RUN_ID] = tags[PARENT_RUN_ID]
-            return _json(kept) if kept else None
+            return render(kept) if kept else None
         case "untag":
             gone = [key for key in parse(body) if key not in tags]
-            return _json(gone) if gone else None
+            return render(gone) if gone else None
         case _:
             return body
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from syncd.core.relay.packing import Address, File, chunk, room_for_chunk
 from syncd.core.relay.values import Parcel
 from syncd.errors import DestinationError, JournalFull
 from syncd.journal.partials import OpenFile, Partials
+from syncd.runtime.clock import wall_ms_now
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -67,7 +67,7 @@ class GivingBack:
         partials: Partials,
         sender: Sender,
         *,
-        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        wall_ms: Callable[[], int] = wall_ms_now,
     ) -> None:
         self._partials = partials
         self._sender = sender
@@ -122,10 +122,9 @@ def _parcels(open_file: OpenFile) -> Iterator[Parcel]:
 
 def _as_sent(head: Head, file: OpenFile) -> Head:
     """Return a head with its experiment as the sender names it (``core.relay.reading`` names daemon and source too)."""
-    prefix = f"{file.origin.daemon}/{file.origin.source}/"
 
     def sent(key: SubjectKey) -> SubjectKey:
-        return replace(key, store=key.store.removeprefix(prefix))
+        return replace(key, store=key.store.removeprefix(file.origin.scope))
 
     if isinstance(head, ExperimentSeen):
         return replace(head, subject=sent(head.subject))

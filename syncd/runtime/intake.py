@@ -21,6 +21,7 @@ from syncd.core.facts import MetricsLogged, ProblemFound, Reading
 from syncd.errors import JournalError, JournalFull, SourceError, SourceNotReady
 from syncd.journal.journal import Journal
 from syncd.journal.silence import mark_silent_runs
+from syncd.runtime.clock import wall_ms_now
 from syncd.runtime.rests import Rests
 from syncd.runtime.watcher import Watcher
 from syncd.sources.base import Cursors, StoreSource
@@ -215,7 +216,7 @@ class Intake:
         return self._took_s
 
     async def _mark_silent_runs(self, stale_after_s: float) -> None:
-        before_ms = time.time_ns() // 1_000_000 - round(stale_after_s * 1000)
+        before_ms = wall_ms_now() - round(stale_after_s * 1000)
         with contextlib.suppress(JournalFull):  # they are marked when there is room
             waiting = await asyncio.to_thread(mark_silent_runs, self._journal, self.source_id, before_ms=before_ms)
             self._announce(waiting, time.monotonic())

@@ -18,8 +18,9 @@ from syncd.journal.journal import Binding, DeadLetter, Journal, Subject
 from syncd.journal.relayed import is_reopened
 from syncd.runtime.artifacts import ArtifactDelivery, ArtifactUpload
 from syncd.runtime.channel import Channel
+from syncd.runtime.clock import wall_ms_now
 from syncd.runtime.identities import Identities
-from syncd.runtime.lanes import LATER_S, Outcome, make_pass, together, wall_ms_now
+from syncd.runtime.lanes import LATER_S, Outcome, make_pass, together
 from syncd.runtime.model_points import ModelPointDelivery
 from syncd.runtime.overflow import Overflow
 from syncd.runtime.overflow_found import take_over_overflow

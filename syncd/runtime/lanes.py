@@ -6,7 +6,6 @@ What every pass does, whatever the kind, is here as well (``make_pass``).
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from enum import Enum, auto
@@ -22,11 +21,6 @@ from syncd.runtime.wanted import is_wanted
 
 # When a pass that waits for something is made again.
 LATER_S = 1.0
-
-
-def wall_ms_now() -> int:
-    """Return the wall time, ms since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 @asynccontextmanager

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
@@ -31,6 +30,7 @@ from syncd.journal.inbox import Inbox, Taken
 from syncd.journal.partials import Partials
 from syncd.journal.refused_messages import KeptMessage, RefusedMessages
 from syncd.journal.spool import Spool
+from syncd.runtime.clock import wall_ms_now
 from syncd.runtime.giving_back import GivingBack
 from syncd.runtime.message_reading import MessageReader, Read
 from syncd.runtime.rests import Rests
@@ -84,7 +84,7 @@ class MessageIntake:
         journal_max_bytes: int,
         announce: Announce,
         obey: Obey,
-        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        wall_ms: Callable[[], int] = wall_ms_now,
     ) -> None:
         self.name = source.name
         self.source = source

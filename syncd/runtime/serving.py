@@ -15,6 +15,7 @@ from syncd.errors import JournalError
 from syncd.journal import outbox
 from syncd.journal.journal import Journal
 from syncd.journal.report import JournalReport
+from syncd.runtime.clock import wall_ms_now
 from syncd.runtime.journal_status import Viewpoint, status
 from syncd.runtime.liveness import Liveness
 from syncd.runtime.metrics import metrics_text
@@ -40,7 +41,7 @@ class Serving:
         self._pipeline = pipeline
         self._daemon = daemon
         self._liveness = Liveness(window_s=liveness_window_s)
-        self._started_ms = time.time_ns() // 1_000_000
+        self._started_ms = wall_ms_now()
         self._status: tuple[float, Mapping[str, Any]] | None = None
         self._asking = asyncio.Lock()
 
@@ -71,7 +72,7 @@ class Serving:
             return self._status[1]
 
     def _ask_status(self) -> dict[str, Any]:
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = wall_ms_now()
         limit = self._daemon.journal_max_bytes
         view = Viewpoint(now_ms=now_ms, started_ms=self._started_ms, journal_max_bytes=limit)
         place = {"running": True, "pid": os.getpid(), "started_ms": self._started_ms, "last_ran_ms": None}
@@ -86,7 +87,7 @@ class Serving:
 
     def _ask_runs(self) -> dict[str, Any]:
         with self._open() as journal:
-            delivering = answering_destinations(journal, time.time_ns() // 1_000_000)
+            delivering = answering_destinations(journal, wall_ms_now())
             runs = [run_as_json(run, delivering) for run in journal.runs()]
         place = {"state_dir": str(self._daemon.state_dir), "running": True}
         return {"schema": 1, "command": "runs", **place, "runs": runs}

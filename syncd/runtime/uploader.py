@@ -19,7 +19,8 @@ import structlog
 
 from syncd.errors import AuthFailed, JournalError
 from syncd.journal.journal import Journal
-from syncd.runtime.lanes import Lanes, Outcome, wall_ms_now
+from syncd.runtime.clock import wall_ms_now
+from syncd.runtime.lanes import Lanes, Outcome
 
 log = structlog.get_logger(__name__)
 

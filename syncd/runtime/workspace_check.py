@@ -10,7 +10,6 @@ Rules
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +37,7 @@ from syncd.destinations.base import Destination, RemoteSubject
 from syncd.destinations.local_upload import LocalUpload
 from syncd.destinations.mlflow_rest import API
 from syncd.errors import AuthFailed, DestinationError
+from syncd.runtime.clock import wall_ms_now
 from syncd.runtime.workspace_clients import WorkspaceClients
 
 EXPERIMENT: Final = "syncd-check"
@@ -185,7 +185,7 @@ class _Attempts:
         destination, reader = await self._clients.doors()
         try:
             experiment = await destination.ensure_experiment(EXPERIMENT)
-            now_ms = time.time_ns() // 1_000_000
+            now_ms = wall_ms_now()
             run = await destination.create(CreateRun(experiment.id, "check", "", now_ms, {}))
             try:
                 point = f'{{"key":"check","value":1.0,"timestamp":{now_ms},"step":0}}'

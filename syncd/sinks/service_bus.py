@@ -13,8 +13,8 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final
 
 from syncd.brokers.service_bus import ServiceBusAddress
-from syncd.brokers.service_bus_sending import ServiceBusOutlet
-from syncd.core.events import STRUCTURED, Event, encode_structured
+from syncd.brokers.service_bus_sending import ServiceBusOutlet, cloud_event_message
+from syncd.core.events import Event, encode_structured
 
 if TYPE_CHECKING:
     from azure.servicebus import ServiceBusMessage
@@ -39,17 +39,11 @@ class ServiceBusSink:
 
 
 def _by_session(events: Sequence[Event]) -> Collection[Sequence[ServiceBusMessage]]:
-    from azure.servicebus import ServiceBusMessage
-
     sessions: dict[str, list[ServiceBusMessage]] = {}
     for event in events:
         session = event.run_id or NO_RUN
-        message = ServiceBusMessage(
-            encode_structured(event),
-            content_type=STRUCTURED,
-            message_id=event.id,
-            session_id=session,
-            subject=event.type,
+        message = cloud_event_message(
+            encode_structured(event), message_id=event.id, session=session, subject=event.type
         )
         sessions.setdefault(session, []).append(message)
     return sessions.values()

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from syncd.core.changes import Again, Change, Head, parse
+from syncd.core.changes import Again, Change, Head, parse, render
 from syncd.core.facts import SubjectKey
 from syncd.core.relay.values import CHUNK_TYPE, FACTS_TYPE, VERSION, Parcel, RelayOrigin
 
@@ -148,17 +148,17 @@ def _cut_inputs(value: Any) -> tuple[_Part, _Part]:
 
 
 def _part(value: Any, items: int) -> _Part:
-    return (_json(value), items) if items else None
+    return (render(value), items) if items else None
 
 
 def _parcel(address: Address, pieces: Sequence[_Piece]) -> Parcel:
     digest = hashlib.blake2b(digest_size=_ID_BYTES)
-    digest.update(_json([address.origin.journal, asdict(address.subject)]))
+    digest.update(render([address.origin.journal, asdict(address.subject)]))
     told: list[bytes] = []
     for piece in pieces:
         head = {"order": address.origin.order(piece.seq), "kind": piece.kind, "items": piece.items}
-        digest.update(_json(head) + b"\n" + piece.body + b"\n")
-        told += [_json({**head, "again": piece.again}), piece.body]
+        digest.update(render(head) + b"\n" + piece.body + b"\n")
+        told += [render({**head, "again": piece.again}), piece.body]
     body = _body(address, FACTS_TYPE, digest.hexdigest(), {}, b"\n".join(told))
     return Parcel(digest.hexdigest(), body, tuple(piece.seq for piece in pieces if piece.is_last and piece.seq))
 
@@ -185,7 +185,7 @@ def chunk(address: Address, file: File, offset: int, content: bytes, *, attempt:
         "digest": file.digest,
         "offset": offset,
     }
-    said = _json([address.origin.journal, asdict(address.subject), header, len(content), attempt])
+    said = render([address.origin.journal, asdict(address.subject), header, len(content), attempt])
     digest = hashlib.blake2b(said, digest_size=_ID_BYTES).hexdigest()
     body = _body(address, CHUNK_TYPE, digest, {"chunk": header}, content)
     ends = offset + len(content) >= file.size_bytes
@@ -207,7 +207,7 @@ def _body(address: Address, kind: str, identity: str, more: dict[str, Any], rest
         "about": [asdict(head) for head in address.about],
         **more,
     }
-    packed = zlib.compress(_json(header) + b"\n" + rest, LEVEL)
+    packed = zlib.compress(render(header) + b"\n" + rest, LEVEL)
     event = {
         "specversion": "1.0",
         "id": identity,
@@ -218,7 +218,3 @@ def _body(address: Address, kind: str, identity: str, more: dict[str, Any], rest
         "data_base64": base64.b64encode(packed).decode("ascii"),
     }
     return json.dumps(event, separators=(",", ":")).encode()
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")

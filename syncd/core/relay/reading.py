@@ -8,13 +8,12 @@ Rules
 
 from __future__ import annotations
 
-import json
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar, get_args
 
-from syncd.core.changes import Head
+from syncd.core.changes import Head, parse
 from syncd.core.facts import (
     DatasetInput,
     ExperimentSeen,
@@ -32,6 +31,7 @@ from syncd.core.facts import (
     TagsDeleted,
     TagsSet,
 )
+from syncd.core.messages.paths import problem_of_lengths, problem_of_levels
 from syncd.core.messages.wrong import Wrong, found_text, pointer
 from syncd.core.metric_lines import INT64_MAX, INT64_MIN
 from syncd.core.relay.values import MOST_BYTES, VERSION, RelayedChunk, RelayedFact, RelayedFacts, RelayOrigin
@@ -40,7 +40,6 @@ T = TypeVar("T")
 
 MODEL_STATUSES: Final = ("PENDING", "READY", "FAILED", "UNSPECIFIED", "")
 LONGEST_ID: Final = 1024
-LONGEST_NAME_BYTES: Final = 255  # of one level of a path; what Linux file systems hold
 MOST_ABOUT: Final = 256
 
 _TEXT: Final = rb'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+"'
@@ -211,7 +210,7 @@ def _key(value: Any, place: tuple[str | int, ...], origin: RelayOrigin) -> Subje
     key = said.text("id", least=1, most=LONGEST_ID)
     if kind != "experiment":
         return SubjectKey(kind, key)
-    return SubjectKey(kind, key, f"{origin.daemon}/{origin.source}/{said.text('store')}")
+    return SubjectKey(kind, key, origin.scope + said.text("store"))
 
 
 def _head(value: Any, place: tuple[str | int, ...], origin: RelayOrigin) -> Head:
@@ -308,7 +307,7 @@ class _Object:
 
 def _json(data: bytes, *place: str | int) -> Any:
     try:
-        return json.loads(data.decode("utf-8", "surrogatepass"))
+        return parse(data)
     except (ValueError, RecursionError) as exc:
         raise Malformed(Wrong(pointer(place), f"expected a line of JSON: {exc}")) from exc
 
@@ -352,11 +351,9 @@ def _is_int64(value: Any) -> bool:
 
 def _problem_of_path(path: str) -> str:
     """Say what is wrong with an artifact's path, "" if it leads below the artifacts and can be a file here."""
-    names = path.split("/")
-    if "" in names or "." in names or ".." in names or "\0" in path:
-        return 'a relative path without empty levels, "." and ".."'
+    if "\0" in path:
+        return "a path without NUL"
     try:
-        longest = max(len(name.encode()) for name in names)
+        return problem_of_levels(path) or problem_of_lengths(path)
     except UnicodeEncodeError:
         return "a path that can be written as UTF-8"
-    return "" if longest <= LONGEST_NAME_BYTES else f"a path with names of at most {LONGEST_NAME_BYTES} bytes"

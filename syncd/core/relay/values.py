@@ -37,6 +37,11 @@ class RelayOrigin:
     daemon: str
     source: str
 
+    @property
+    def scope(self) -> str:
+        """With what a store's name begins that is not this machine's (rule 3)."""
+        return f"{self.daemon}/{self.source}/"
+
     def order(self, seq: int) -> int:
         """Return the order of a change of this journal."""
         return self.journal_made_s << _SEQ_BITS | seq

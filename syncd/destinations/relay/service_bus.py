@@ -12,8 +12,7 @@ import zlib
 from typing import Final
 
 from syncd.brokers.service_bus import ServiceBusAddress
-from syncd.brokers.service_bus_sending import ServiceBusOutlet
-from syncd.core.events import STRUCTURED
+from syncd.brokers.service_bus_sending import ServiceBusOutlet, cloud_event_message
 from syncd.core.relay.values import Parcel
 
 # What a message's properties and those of the batch that it travels in may take.
@@ -32,11 +31,7 @@ class ServiceBusRelay:
 
     async def send(self, parcel: Parcel, *, session: str) -> None:
         """Hand a parcel over (see ``RelayOutlet``)."""
-        from azure.servicebus import ServiceBusMessage
-
-        message = ServiceBusMessage(
-            parcel.body, content_type=STRUCTURED, message_id=parcel.id, session_id=session, subject="dev.syncd.relay"
-        )
+        message = cloud_event_message(parcel.body, message_id=parcel.id, session=session, subject="dev.syncd.relay")
         await self._links[zlib.crc32(session.encode()) % len(self._links)].send([[message]])
 
     async def close(self) -> None:

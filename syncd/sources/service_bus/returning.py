@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from syncd.brokers.service_bus import ServiceBusAddress
-from syncd.brokers.service_bus_sending import ServiceBusOutlet
-from syncd.core.events import STRUCTURED
+from syncd.brokers.service_bus_sending import ServiceBusOutlet, cloud_event_message
 from syncd.core.relay.values import Parcel
 
 
@@ -18,13 +17,9 @@ class ServiceBusReturn:
 
     async def send(self, parcels: Sequence[Parcel], *, session: str) -> None:
         """Send parcels, in order; return when the broker has all of them."""
-        from azure.servicebus import ServiceBusMessage
-
-        messages = [
-            ServiceBusMessage(parcel.body, content_type=STRUCTURED, message_id=parcel.id, session_id=session)
-            for parcel in parcels
-        ]
-        await self._outlet.send([messages])
+        await self._outlet.send(
+            [[cloud_event_message(one.body, message_id=one.id, session=session) for one in parcels]]
+        )
 
     async def close(self) -> None:
         """Disconnect."""
