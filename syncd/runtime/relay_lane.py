@@ -240,6 +240,6 @@ class RelayedFiles:
             async for piece in upload.pieces():
                 for begin in range(0, len(piece), room):
                     content = piece[begin : begin + room]
-                    await convoy.send(chunk(self._address, file, offset, content))
+                    await convoy.send(await asyncio.to_thread(chunk, self._address, file, offset, content))
                     offset += len(content)
         return Delivered(artifacts=1, bytes=upload.size_bytes)
