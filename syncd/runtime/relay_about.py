@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 
 from syncd.core.changes import Change, Head, parse
-from syncd.core.facts import ExperimentSeen, ModelSeen
+from syncd.core.facts import ExperimentSeen, ModelSeen, SubjectKey
 from syncd.core.relay.packing import Address
-from syncd.core.relay.values import RelayOrigin
+from syncd.core.relay.values import MOST_ABOUT, RelayOrigin
 from syncd.journal.journal import Journal, Subject
 from syncd.runtime.lanes import HeadUnknown
 from syncd.runtime.relay_channel import RelayChannel
 from syncd.runtime.wanted import is_wanted
 
-# What a message may refer to (core/relay/reading.py), less the subject, its experiment and its parent.
-MOST_LINKED = 200
+# What a message may refer to, less the subject, its experiment and its parent.
+MOST_LINKED = MOST_ABOUT - 3
 
 
 class Surroundings:
@@ -72,18 +73,21 @@ class Surroundings:
         bucket = int.from_bytes(hashlib.blake2b(top.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
         return f"syncd-{bucket % self._channel.sessions}"
 
-    async def linked(self, change: Change) -> list[Head] | None:
-        """Return the heads of the models that a change links to; None if the source may state one of them yet."""
-        heads: list[Head] = []
+    async def linked(self, change: Change) -> dict[SubjectKey, Head] | None:
+        """Return the heads of the models that a change links to; None if the source may state one of them yet.
+
+        Of more than a message may refer to, their own messages tell the rest.
+        """
+        heads: dict[SubjectKey, Head] = {}
         for key in _models_of(change):
             model = await self._find("model", key)
             if model is not None and model.head is not None:
                 if await is_wanted(self._channel, model):
-                    heads.append(model.head)
+                    heads[model.key] = model.head
             elif self._channel.is_yet_to_be_read(self._subject.source_id, change.seq):
                 await self._channel.read_again(self._subject.source_id, "")
                 return None
-        return heads[:MOST_LINKED]
+        return dict(islice(heads.items(), MOST_LINKED))
 
 
 def _models_of(change: Change) -> Iterator[str]:

@@ -11,11 +11,11 @@ Rules
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 from syncd.core.changes import Again, Change, Head, Section
-from syncd.core.facts import ArtifactSeen
+from syncd.core.facts import ArtifactSeen, SubjectKey
 from syncd.core.relay.packing import Address, File, TooLarge, chunk, pack, room_for_chunk
 from syncd.core.relay.values import Parcel
 from syncd.destinations.base import RemoteSubject
@@ -25,7 +25,7 @@ from syncd.rest.uploads import sha256_of
 from syncd.runtime.artifacts import ArtifactDelivery
 from syncd.runtime.channel import Supply
 from syncd.runtime.lanes import LATER_S, Outcome, make_pass, together
-from syncd.runtime.relay_about import Surroundings
+from syncd.runtime.relay_about import MOST_LINKED, Surroundings
 from syncd.runtime.relay_channel import Convoy, RelayChannel, Shrunk
 from syncd.runtime.settlement import Settlement
 
@@ -147,10 +147,10 @@ class RelayLane:
         while changes := await self._settlement.pending(section, after=after, limit=WINDOW_CHANGES):
             after = changes[-1].seq
             if section is Section.METRICS:
-                changes = await self._attempted(changes)
-            else:
-                changes, address = await self._with_links(changes, around, address)
-            await self._send_window(section, address, changes)
+                await self._send_window(section, address, await self._attempted(changes))
+                continue
+            async for linked, addressed in self._by_links(changes, around, address):
+                await self._send_window(section, addressed, linked)
 
     async def _attempted(self, changes: Sequence[Change]) -> list[Change]:
         """Record that points are on their way, and mark those that may be with the gateway already."""
@@ -167,20 +167,26 @@ class RelayLane:
     def _is_doubtful(self, change: Change) -> bool:
         return change.attempted or (self._doubtful and change.again is not Again.NEW)
 
-    async def _with_links(
+    async def _by_links(
         self, changes: Sequence[Change], around: Surroundings, address: Address
-    ) -> tuple[list[Change], Address]:
-        """Leave out links to models that are yet to be read; let the others go with the heads of their models."""
+    ) -> AsyncIterator[tuple[list[Change], Address]]:
+        """Yield changes with the heads of the models that they link to, so many as a message may refer to.
+
+        Links to models that are yet to be read are left out.
+        """
         ready: list[Change] = []
-        heads: list[Head] = []
+        heads: dict[SubjectKey, Head] = {}
         for change in changes:
             linked = await around.linked(change)
             if linked is None:
                 self._held_back = True
-            else:
-                ready.append(change)
-                heads += linked
-        return ready, await around.address(heads) if heads else address
+                continue
+            if len(heads.keys() | linked.keys()) > MOST_LINKED:
+                yield ready, await around.address(heads.values())
+                ready, heads = [], {}
+            ready.append(change)
+            heads |= linked
+        yield ready, await around.address(heads.values()) if heads else address
 
     async def _send_window(self, section: Section, address: Address, changes: Sequence[Change]) -> None:
         by_seq = {change.seq: change for change in changes}

@@ -34,13 +34,20 @@ from syncd.core.facts import (
 from syncd.core.messages.paths import problem_of_lengths, problem_of_levels
 from syncd.core.messages.wrong import Wrong, found_text, pointer
 from syncd.core.metric_lines import INT64_MAX, INT64_MIN
-from syncd.core.relay.values import MOST_BYTES, VERSION, RelayedChunk, RelayedFact, RelayedFacts, RelayOrigin
+from syncd.core.relay.values import (
+    MOST_ABOUT,
+    MOST_BYTES,
+    VERSION,
+    RelayedChunk,
+    RelayedFact,
+    RelayedFacts,
+    RelayOrigin,
+)
 
 T = TypeVar("T")
 
 MODEL_STATUSES: Final = ("PENDING", "READY", "FAILED", "UNSPECIFIED", "")
 LONGEST_ID: Final = 1024
-MOST_ABOUT: Final = 256
 
 _TEXT: Final = rb'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+"'
 _INTEGER: Final = rb"-?(?:0|[1-9][0-9]{0,18})"

@@ -24,6 +24,7 @@ CHUNK_TYPE: Final = "dev.syncd.relay.chunk"
 TYPES: Final = (FACTS_TYPE, CHUNK_TYPE)
 # What a message holds at most when it is unpacked, in bytes.
 MOST_BYTES: Final = 8 * 1024 * 1024
+MOST_ABOUT: Final = 256  # heads that it refers to
 VERSION: Final = 1
 _SEQ_BITS: Final = 32
 
