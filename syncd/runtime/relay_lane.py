@@ -153,19 +153,16 @@ class RelayLane:
                 await self._send_window(section, addressed, linked)
 
     async def _attempted(self, changes: Sequence[Change]) -> list[Change]:
-        """Record that points are on their way, and mark those that may be with the gateway already."""
-        doubtful = [
-            replace(change, again=Again.RESTATED) if self._is_doubtful(change) else change for change in changes
-        ]
+        """Record that points are on their way, and mark those that were read anew after some had been told."""
         new = [change.seq for change in changes if not change.attempted]
         if new:
             await self._channel.journal.do(
                 Journal.mark_attempted, self._channel.id, self._subject_id, Section.METRICS, new
             )
-        return doubtful
-
-    def _is_doubtful(self, change: Change) -> bool:
-        return change.attempted or (self._doubtful and change.again is not Again.NEW)
+        return [
+            replace(change, again=Again.RESTATED) if self._doubtful and change.again is not Again.NEW else change
+            for change in changes
+        ]
 
     async def _by_links(
         self, changes: Sequence[Change], around: Surroundings, address: Address

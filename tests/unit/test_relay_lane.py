@@ -17,6 +17,7 @@ from syncd.core.facts import (
     MetricsLogged,
     ModelSeen,
     OutputsLogged,
+    Reading,
     RunSeen,
     SubjectDeleted,
     SubjectKey,
@@ -33,7 +34,7 @@ from syncd.runtime.journal_thread import JournalThread
 from syncd.runtime.lanes import Outcome
 from syncd.runtime.relay_channel import RelayChannel
 from syncd.runtime.relay_lane import RelayLane
-from tests.journal_filling import EXPERIMENT, artifact, commit, experiment, head, params, points, run_id, run_key, tags
+from tests.journal_filling import EXPERIMENT, artifact, experiment, head, params, points, run_id, run_key, tags
 
 BIG = "".join(str(number * number) for number in range(40_000))
 
@@ -117,8 +118,9 @@ class Edge:
         self.thread.close()
         self.journal.close()
 
-    def state(self, *facts: Fact) -> None:
-        commit(self.journal, self.source_id, self.row.audience, *facts)
+    def state(self, *facts: Fact, first_reading: bool = False) -> None:
+        readings = [Reading(facts)]
+        self.journal.commit(self.source_id, self.row.audience, readings, first_reading=first_reading)
 
     async def relay(self, number: int = 1) -> Outcome:
         return await RelayLane(self.channel, run_id(self.journal, self.source_id, number)).run()
@@ -155,8 +157,12 @@ async def test_all_of_a_run_is_told_and_its_end_last(edge: Edge, tmp_path: Path)
     assert await edge.relay() is Outcome.DONE
     assert edge.waiting() == []
     assert len(edge.broker.lines()) == len(set(edge.broker.lines())) == 5000
-    chunks = sorted(edge.broker.chunks(), key=lambda one: one.offset)
-    assert b"".join(one.content for one in chunks) == content
+    chunks = edge.broker.chunks()
+    found = bytearray(len(content))
+    for one in chunks:
+        found[one.offset : one.offset + len(one.content)] = one.content
+    assert found == content
+    assert sum(len(one.content) for one in chunks) == len(content)
     assert {one.digest for one in chunks} == {hashlib.sha256(content).hexdigest()}
     last = edge.broker.told()[-1]
     assert isinstance(last, RelayedFacts)
@@ -245,6 +251,9 @@ async def test_what_the_filter_leaves_out_is_not_told_until_it_takes_it(edge: Ed
     assert await edge.relay() is Outcome.DONE
     assert edge.read_again == [run_key(1).id]
     assert [type(fact) for fact in edge.broker.facts()] == [TagsSet]
+    edge.state(points(1, range(3)), first_reading=True)
+    await edge.relay()
+    assert [fact.again for fact in edge.broker.facts() if isinstance(fact, MetricsLogged)] == [True]
 
 
 @pytest.mark.parametrize(("on_delete", "told"), [("keep", []), ("delete", [SubjectDeleted])])
