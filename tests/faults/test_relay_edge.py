@@ -1,10 +1,11 @@
-"""A store behind one syncd, a server behind another, a broker between them: ``verify`` finds nothing."""
+"""A store behind one syncd, a server behind another, a broker between them: ``verify`` finds nothing, whatever dies."""
 
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,25 +18,26 @@ from tests.standins.mosquitto import RunningMosquitto
 from tests.standins.service_bus.server import ServiceBus
 
 QUEUE = "relay"
+Between = tuple[ServiceBus | RunningMosquitto, str, str]
 SMALL_MESSAGES = 'max_message_bytes = "64KiB"\n'
 
 
 @contextmanager
-def service_bus(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield how an edge sends to a queue with sessions, and how a gateway receives from it."""
+def service_bus(folder: Path) -> Iterator[Between]:
+    """Yield a broker, how an edge sends to a queue of it with sessions, and how a gateway receives from there."""
     with ServiceBus(folder) as bus:
         bus.queue(QUEUE, sessions=True, lock_s=5.0)
         there = f'queue = "{QUEUE}"\nconnection_string = "{bus.connection_string}"\n'
-        yield f'via = "service-bus"\n{there}', f'kind = "service-bus"\n{there}'
+        yield bus, f'via = "service-bus"\n{there}', f'kind = "service-bus"\n{there}'
         assert bus.dead_letters(QUEUE) == []
 
 
 @contextmanager
-def mqtt(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield how an edge publishes to a broker, and how a gateway subscribes there."""
+def mqtt(folder: Path) -> Iterator[Between]:
+    """Yield a broker, how an edge publishes there, and how a gateway subscribes."""
     with RunningMosquitto(folder) as broker:
         there = f'host = "{broker.host}"\nport = {broker.port}\n'
-        yield f'via = "mqtt"\n{there}', f'kind = "mqtt"\ntopics = ["syncd/relay/#"]\n{there}'
+        yield broker, f'via = "mqtt"\n{there}', f'kind = "mqtt"\ntopics = ["syncd/relay/#"]\n{there}'
 
 
 def edge(folder: Path, store: Path, sends: str) -> Path:
@@ -58,6 +60,13 @@ def gateway(folder: Path, server: RunningMlflow, receives: str) -> Path:
     return file
 
 
+def subjects(state: Path) -> int:
+    if not (state / "spool").exists():  # it is made when the journal is
+        return 0
+    with closing(sqlite3.connect(f"file:{state}/journal.db?mode=ro", uri=True, timeout=30)) as journal:
+        return int(journal.execute("SELECT COUNT(*) FROM subject").fetchone()[0])
+
+
 def are_through(*states: Path) -> bool:
     return all((state / "journal.db").exists() and not waiting(state)["delivery"] for state in states)
 
@@ -69,7 +78,7 @@ def test_a_store_goes_through_a_broker_whole_and_once(broker, tmp_path: Path) ->
     store.mkdir()
     build_awkward_store(store, "mlruns", big_artifact_bytes=1_000_000)
     edge_state, gateway_state = tmp_path / "edge-state", tmp_path / "gateway-state"
-    with broker(tmp_path / "broker") as (sends, receives), RunningMlflow(tmp_path / "server") as server:
+    with broker(tmp_path / "broker") as (between, sends, receives), RunningMlflow(tmp_path / "server") as server:
         files = edge(tmp_path, store, sends), gateway(tmp_path, server, receives)
         assert main(["validate", "--config", str(files[0])]) == 0
         with daemon(files[1]):
@@ -77,6 +86,9 @@ def test_a_store_goes_through_a_broker_whole_and_once(broker, tmp_path: Path) ->
                 wait_for("something is under way", lambda: (edge_state / "journal.db").exists())
                 sender.kill()
             with daemon(files[0]):
+                wait_for("the gateway has some", lambda: subjects(gateway_state) > 2)
+                between.kill()
+                between.start()
                 wait_for("the broker has all", lambda: are_through(edge_state))
                 wait_for("it is there", lambda: main(["verify", str(store), "--against", server.url]) == 0)
             shutil.rmtree(edge_state)
