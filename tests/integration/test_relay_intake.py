@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import random
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +15,7 @@ from typing import Any
 import pytest
 
 from syncd.cli.main import main
-from syncd.core.relay.values import Parcel
+from syncd.core.relay.values import MOST_BYTES, Parcel
 from syncd.sources.in_memory import InMemorySource
 from tests.awkward import build_awkward_store
 from tests.integration.test_message_intake import running
@@ -55,3 +58,32 @@ async def test_a_relayed_store_arrives_whole_and_once_however_often_it_is_told(s
             await case.settled()
             await verify(store, server)
             assert source.refused == []
+
+
+async def test_what_may_not_be_relayed_or_is_no_parcel_is_refused_and_the_rest_is_taken(
+    store: Path, tmp_path: Path
+) -> None:
+    parcels = [parcel for of in relayed(store).values() for parcel in of]
+    with RunningMlflow(tmp_path / "server") as server:
+        source = InMemorySource("bus")
+        put(source, parcels[:3])
+        async with running(tmp_path / "strict", server, "unused", source) as case:
+            await case.settled()
+            assert [one.reason for one in source.refused] == ["NotAllowed"] * 3
+            assert all("set relay = true" in one.description for one in source.refused)
+        source = InMemorySource("bus")
+        for parcel in parcels:
+            put(source, [parcel])
+            source.put(spoiled(parcel, zlib.compress(b"0" * (MOST_BYTES + 1))))
+            source.put(spoiled(parcel, b"no zlib"))
+        async with running(tmp_path / "state", server, "unused", source, relay=True) as case:
+            await case.settled()
+            await verify(store, server)
+            assert {one.reason for one in source.refused} == {"Malformed"}
+            assert len(source.refused) == 2 * len(parcels)
+            assert all("/data_base64" in one.description for one in source.refused)
+
+
+def spoiled(parcel: Parcel, data: bytes) -> dict[str, Any]:
+    """Return a parcel's event with other data, as somebody might send it who knows the rest."""
+    return {**json.loads(parcel.body), "id": f"{parcel.id}-{len(data)}", "data_base64": base64.b64encode(data).decode()}
