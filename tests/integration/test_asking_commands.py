@@ -22,7 +22,7 @@ from syncd.journal import overflow
 from syncd.journal.database import FILE_NAME
 from syncd.journal.journal import LONGEST_TAG, Binding, DeadLetter, Delivered, Journal
 from syncd.journal.report import JournalReport
-from syncd.runtime.lane import FILTERED
+from syncd.runtime.settlement import FILTERED
 from tests.journal_filling import (
     EXPERIMENT,
     NOW_MS,

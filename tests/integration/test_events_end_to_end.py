@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import signal
 import subprocess
@@ -102,7 +101,8 @@ async def test_a_training_s_events_arrive_wherever_they_are_asked_for(
                 await asyncio.to_thread(_look_at_http, ask, receiver)
                 assert running.terminate() == 0
             finally:
-                lines = _interrupted(follow)[0].splitlines()
+                follow.send_signal(signal.SIGINT)
+                lines = follow.communicate(timeout=30)[0].splitlines()
     assert {event["source"] for event in receiver.events} == {"syncd/gpu-1"}
     assert [check("events/event", event) for event in receiver.events] == [None] * len(receiver.events)
     for outcome in ("finished", "failed"):
@@ -117,16 +117,12 @@ async def test_a_training_s_events_arrive_wherever_they_are_asked_for(
 
 def _follow(config: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "syncd.cli.main", "events", "--config", str(config), "--follow", "--json"]
-    return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True, preexec_fn=_take_interrupts)
 
 
-def _interrupted(follow: subprocess.Popen[str]) -> tuple[str, str]:
-    """End it as Ctrl-C does; Python may lose an interrupt that comes inside a destructor."""
-    for _ in range(3):
-        follow.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return follow.communicate(timeout=10)
-    raise AssertionError("three interrupts did not end it")
+def _take_interrupts() -> None:
+    """Be started as a terminal does: who runs in a shell's background ignores interrupts, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _look_at_http(ask: Asked, receiver: EventReceiver) -> None:
