@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -17,8 +18,11 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import Mock
 
 import pytest
+from mlflow.entities import Metric
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from syncd.core.facts import (
     ArtifactSeen,
@@ -1052,6 +1056,46 @@ def test_a_real_training_is_followed_live(tmp_path: Path) -> None:
     ).items()
     assert follower.poll(full=True) == []
     assert sorted(p.name for p in home.iterdir()) == ["mlflow.db", "mlruns"]
+
+
+class _Half(Exception):
+    """The training dies between the two transactions of one `log_metric`."""
+
+
+@pytest.mark.parametrize("written", ["at last", "never"])
+def test_the_nan_of_a_model_is_not_read_before_its_run_says_that_it_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    store = SqlAlchemyStore(f"sqlite:///{tmp_path / 'mlflow.db'}", (tmp_path / "mlruns").as_uri())
+    run_id = store.create_run("0", "me", 1, [], "trained").info.run_id
+    model_id = store.create_logged_model("0", "model", source_run_id=run_id).model_id
+    store.log_metric(run_id, Metric("before", 0.0, 1, 1, model_id=model_id))
+    log_metrics = SqlAlchemyStore._log_metrics
+    monkeypatch.setattr(SqlAlchemyStore, "_log_metrics", Mock(side_effect=_Half))
+    with pytest.raises(_Half):
+        store.log_metric(run_id, Metric("loss", math.nan, 1, 1, model_id=model_id))
+    now = [time.time_ns() // 1_000_000]
+    follower = Follower(tmp_path / "mlflow.db", now_ms=lambda: now[0])
+    facts = follower.poll() + follower.poll()
+    assert of_models(facts) == [("before", 0.0)]
+    if written == "at last":
+        log_metrics(store, run_id, [Metric("loss", math.nan, 1, 1)])
+        expected = ("loss", "NaN")
+    else:
+        now[0] += 10_000
+        expected = ("loss", 0.0)
+    facts += follower.poll()
+    assert of_models(facts) == [("before", 0.0), expected]
+    assert of_models(follower.poll() + follower.poll(full=True)) == []
+    assert of_models(Follower(tmp_path / "mlflow.db", now_ms=lambda: now[0] + 20_000).poll()) == of_models(facts)
+    store.engine.dispose()
+
+
+def of_models(facts: Collection[Fact]) -> list[tuple[str, float | str]]:
+    """Return key and value of the models' points."""
+    lines = (fact.lines for fact in of(MetricsLogged, facts) if fact.subject.kind == "model")
+    points = [json.loads(line) for some in lines for line in some.decode().split("\n")]
+    return [(point["key"], point["value"]) for point in points]
 
 
 def test_a_version_is_trusted_once_it_is_old_or_seen_twice(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,11 @@ class Version:
         """Identity of the file."""
         return self.database[0]
 
+    @property
+    def changed_ns(self) -> int:
+        """When it was last written, ns since the epoch."""
+        return max(self.database[2], self.wal[2] if self.wal else 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
@@ -103,8 +108,7 @@ class Database:
 
     def settled(self, version: Version) -> bool:
         """Tell whether the version's times are old enough that an equal version means an equal content."""
-        newest_ns = max(version.database[2], version.wal[2] if version.wal else 0)
-        return self._now_ns() - newest_ns > YOUNG_NS
+        return self._now_ns() - version.changed_ns > YOUNG_NS
 
     def read(self, work: Work[T]) -> T:
         """Return ``work(connection)``; it only queries, fetches all at once, and may be called again.

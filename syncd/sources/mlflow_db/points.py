@@ -8,12 +8,14 @@ Rules
    feed goes back to the newest one that is left, or to 0, and states from there with ``again=True``.
 2. Only points of subjects that have a state are stated here; who has none is introduced first (see ``subjects``),
    with its points up to the feed's rowid, or is deleted and left out: when it comes back it is introduced then.
+3. A model's point that reads 0.0 while its run has no such point yet may be a NaN (see ``queries.MODEL_POINTS``). The
+   feed stops before it until the run's point is there, or as long as MLflow may wait for the database to write it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from syncd.sources.base import Cursors
@@ -22,6 +24,7 @@ from syncd.sources.mlflow_db.reader import LARGEST_ROWID, Family, Reader
 
 CHUNK_ROWS = 5000
 ANCHORS = 24
+UNDECIDED_MS = 10_000  # MLflow's client gives up after 5 s of "database is locked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +84,13 @@ def cursor_key(family: Family) -> str:
 class PointFeed:
     """The feed of one table."""
 
-    def __init__(self, family: Family, reader: Reader, chunk_rows: int = CHUNK_ROWS) -> None:
+    def __init__(self, family: Family, reader: Reader, now_ms: Callable[[], int], chunk_rows: int = CHUNK_ROWS) -> None:
         self._family = family
         self._reader = reader
+        self._now_ms = now_ms
         self._chunk_rows = chunk_rows
+        self._undecided = (0, 0)  # rows up to this rowid are taken as they are from then on (ms since the epoch)
+        self.held = False
 
     def position(self, cursors: Cursors) -> FeedPosition:
         """Return the committed position, as it is."""
@@ -107,12 +113,29 @@ class PointFeed:
         return FeedPosition(0, max(position.again_until, position.rowid, self._reader.points_end(self._family)))
 
     def chunk(self, position: FeedPosition) -> list[rows.Row]:
-        """Return the next rows."""
-        return self._reader.points(self._family, position.rowid, position.upper, self._chunk_rows)
+        """Return the next rows; ``held`` tells whether one was left for later."""
+        found = self._reader.points(self._family, position.rowid, position.upper, self._chunk_rows)
+        self.held = False
+        if self._family.kind == "model" and not position.again:
+            for index, row in enumerate(found):
+                if row[6] is None and self._waits(row[0]):
+                    self.held = True
+                    return found[:index]
+        return found
+
+    def _waits(self, rowid: int) -> bool:
+        now_ms = self._now_ms()
+        if now_ms - self._reader.changed_ms() > UNDECIDED_MS:
+            return False
+        until_rowid, until_ms = self._undecided
+        if rowid > until_rowid:
+            self._undecided = (self._reader.points_end(self._family), now_ms + UNDECIDED_MS)
+            return True
+        return now_ms < until_ms
 
     def finished(self, position: FeedPosition, chunk: Sequence[rows.Row]) -> bool:
         """Tell whether the table is read to its end after this chunk."""
-        return len(chunk) < self._chunk_rows and position.upper == LARGEST_ROWID
+        return self.held or (len(chunk) < self._chunk_rows and position.upper == LARGEST_ROWID)
 
 
 def cursors_of(family: Family, position: FeedPosition) -> Mapping[str, bytes]:

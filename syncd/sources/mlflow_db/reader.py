@@ -98,6 +98,10 @@ class Reader:
         """Probe the schema anew next time."""
         self._schema = None
 
+    def changed_ms(self) -> int:
+        """Return when the database was last written, ms since the epoch."""
+        return self._database.version().changed_ns // 1_000_000
+
     def experiments(self) -> list[tuple[ExperimentSeen, bool]]:
         """Return all experiments with whether each is alive."""
         found: list[tuple[ExperimentSeen, bool]] = []

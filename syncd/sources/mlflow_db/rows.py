@@ -294,8 +294,8 @@ def experiment_state(experiment: ExperimentSeen) -> bytes:
 
 
 def row_digest(row: Row) -> str:
-    """Return the identity of a row."""
-    return digest(repr(tuple(row)))
+    """Return the identity of a row of points; is_nan unknown is as good as not."""
+    return digest(repr((*row[:6], row[6] or 0, *row[7:])))
 
 
 def digest(value: str) -> str:

@@ -86,7 +86,7 @@ class MlflowDbSource:
                 raise
             # An equal version read twice, or an old one, has hidden no later change in the same clock tick.
             self._confirmed = version == self._seen or self._database.settled(version)
-            self._seen = version
+            self._seen = None if self._models.held else version
         for subjects in (self._runs, self._models):
             yield from self._artifacts.poll_active(cursors, subjects, changed or ())
             subjects.rest()

@@ -92,7 +92,7 @@ class Subjects:
         self._experiments = experiments
         self._now_ms = now_ms
         self._chunk_rows = chunk_rows
-        self._feed = PointFeed(family, reader, chunk_rows)
+        self._feed = PointFeed(family, reader, now_ms, chunk_rows)
         self._hints: dict[str, int] | None = None
 
     # --- what a poll does, in this order --------------------------------------------------------------------------
@@ -127,6 +127,11 @@ class Subjects:
             for ids in batches(self.warm.hot, PAGE):
                 yield from self._compare(cursors, ids)
         yield from self._points(cursors)
+
+    @property
+    def held(self) -> bool:
+        """Whether the last poll left a point for later, so that the database is to be read again as it is."""
+        return self._feed.held
 
     def rest(self) -> None:
         """After a poll: set aside the subjects that have been quiet for long."""
