@@ -4,8 +4,9 @@ Where several syncd share a queue with sessions, each session is read by one of 
 middle of a file: one was killed, or silent. What is here of a file is then sent into the same session again, so that
 whoever has it now, and be it this one, gets all of it. Rules:
 
-1. A file is given back when nothing of it came for ``SILENCE_S``, and at once after a start; each time it waits twice
-   as long as before (``MOST_DOUBLINGS`` times), unless more of it was here than ever before.
+1. A file is given back when nothing of it came for ``SILENCE_S``; each time it waits twice as long as before
+   (``MOST_DOUBLINGS`` times), unless more of it was here than ever before. At a stop, which may be for good, and after
+   a start it does not wait.
 2. It is forgotten here once the broker has all of it, and if no more of it came meanwhile.
 """
 
@@ -25,7 +26,7 @@ from syncd.core.changes import Head
 from syncd.core.facts import ExperimentSeen, SubjectKey
 from syncd.core.relay.packing import Address, File, chunk, room_for_chunk
 from syncd.core.relay.values import Parcel
-from syncd.errors import DestinationError, JournalFull
+from syncd.errors import DestinationError, JournalError, JournalFull
 from syncd.journal.partials import OpenFile, Partials
 from syncd.runtime.clock import wall_ms_now
 
@@ -36,9 +37,11 @@ LOOK_S: Final = 1.0
 SILENCE_S: Final = 60.0
 MOST_DOUBLINGS: Final = 10
 RETRY_S: Final = 30.0
+AT_STOP_S: Final = 10.0  # what takes longer waits here for the next start
 # Below the 256 KB that the standard tier of Service Bus takes (learn.microsoft.com "service-bus-quotas", read 2026-11).
 MESSAGE_BYTES: Final = 200_000
 LEAST_CHUNK_BYTES: Final = 16_000  # whatever goes with it
+EVER: Final = 1 << 62
 
 
 class Sender(Protocol):
@@ -78,22 +81,30 @@ class GivingBack:
         while True:
             await asyncio.sleep(LOOK_S)
             try:
-                await self._look(in_thread)
+                await self._give_back(in_thread, heard_before_ms=self._begun_ms)
             except (DestinationError, JournalFull) as error:
                 await problem(f"files cannot be given back to other daemons: {error}")
                 await asyncio.sleep(RETRY_S)
             else:
                 await problem("")
 
-    async def close(self) -> None:
-        """Disconnect."""
+    async def close(self, in_thread: InThread) -> None:
+        """Give back what is here, now that nothing more comes, and disconnect."""
+        try:
+            async with asyncio.timeout(AT_STOP_S):
+                await self._give_back(in_thread, heard_before_ms=EVER)
+        except (DestinationError, JournalError, TimeoutError) as error:
+            log.warning(
+                "files that came in part stay here until the next start", error=str(error) or "it takes too long"
+            )
         with contextlib.suppress(DestinationError):
             await self._sender.close()
 
-    async def _look(self, in_thread: InThread) -> None:
+    async def _give_back(self, in_thread: InThread, *, heard_before_ms: int) -> None:
+        """Give back the files of which nothing came since then, or of which nothing came for long."""
         due = await in_thread(
             lambda: self._partials.silent(
-                begun_ms=self._begun_ms, silence_ms=round(SILENCE_S * 1000), most_doublings=MOST_DOUBLINGS
+                begun_ms=heard_before_ms, silence_ms=round(SILENCE_S * 1000), most_doublings=MOST_DOUBLINGS
             )
         )
         for file in due:

@@ -127,7 +127,7 @@ class MessageIntake:
         with contextlib.suppress(DestinationError):
             await self.source.close()
         if self._giving_back is not None:
-            await self._giving_back.close()
+            await self._giving_back.close(self._in_thread)
 
     # -- receiving -------------------------------------------------------------------------------------------------
 

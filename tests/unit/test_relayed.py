@@ -500,6 +500,33 @@ async def test_after_a_start_it_does_not_wait(case: Case) -> None:
     assert case.partials.silent(begun_ms=begun_ms + 1, silence_ms=60_000, most_doublings=10) == []
 
 
+async def at_stop(case: Case, entity: Entity) -> None:
+    async def in_thread(work: Callable[[], Any]) -> Any:
+        return work()
+
+    await GivingBack(case.partials, entity, wall_ms=lambda: 0).close(in_thread)  # type: ignore[arg-type]
+
+
+async def test_at_the_stop_it_does_not_wait_either(case: Case) -> None:
+    case.keep(chunk(0, 400))
+    entity = Entity()
+    await at_stop(case, entity)
+    assert (len(entity.sent), case.spooled()) == (1, 0)
+
+
+async def test_what_cannot_be_given_back_at_the_stop_stays(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    case.keep(chunk(0, 400))
+    refusing = Entity()
+    refusing.refusals = [AuthFailed("Unauthorized access. 'Send' claim(s) are required")]
+    await at_stop(case, refusing)
+    slow = Entity()
+    monkeypatch.setattr(slow, "send", lambda *_, **__: asyncio.sleep(3600))
+    monkeypatch.setattr(giving_back, "AT_STOP_S", 0.0)
+    await at_stop(case, slow)
+    assert case.spooled() == 1
+    assert case.keep(chunk(400, 1000))[0].outcome == "whole"
+
+
 async def test_a_file_of_which_more_comes_meanwhile_stays(case: Case) -> None:
     case.keep(chunk(0, 400))
     case.clock.now_ms += 60_000

@@ -9,9 +9,11 @@ import pytest
 import yaml
 
 from syncd.configuration import Configuration, DaemonSettings, DestinationSettings, HttpSettings, load, parse
+from syncd.configuration.broker_settings import ServiceBusSourceSettings
 from syncd.configuration.model import StoreOptions
 from syncd.configuration.workspace import WORKSPACE_KEYS
 from syncd.core.limits import Limits
+from syncd.runtime import giving_back
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "config").glob("*.toml"))
@@ -52,6 +54,30 @@ def test_the_manifest_holds_the_sidecars_example_and_leaves_it_time_to_drain() -
     mounts = {mount["mountPath"]: mount.get("readOnly", False) for mount in sidecar["volumeMounts"]}
     assert mounts == {"/etc/syncd": True, "/var/lib/syncd": False, "/data/mlruns": True}
     assert {variable["name"] for variable in sidecar["env"]} == {"MLFLOW_SERVER", "MLFLOW_SERVER_TOKEN"}
+
+
+def test_the_manifest_holds_the_gateways_example_and_scales_it_by_the_queue_it_reads() -> None:
+    text = (ROOT / "config" / "kubernetes-gateway.yaml").read_text()
+    config_map, service, gateways, access, scaling = yaml.safe_load_all(text)
+    assert config_map["data"]["syncd.toml"] == (ROOT / "config" / "gateway.toml").read_text()
+    settings = load(ROOT / "config" / "gateway.toml", environment=ENVIRONMENT)
+    pod = gateways["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] >= settings.daemon.shutdown_grace_s + giving_back.AT_STOP_S + 20
+    [container] = pod["containers"]
+    assert {variable["name"] for variable in container["env"]} == {"SERVICE_BUS_CONNECTION", "SYNCD_TOKEN"}
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    [claim] = gateways["spec"]["volumeClaimTemplates"]
+    assert Path(mounts[claim["metadata"]["name"]]) == settings.daemon.state_dir
+    assert gateways["spec"]["persistentVolumeClaimRetentionPolicy"]["whenScaled"] == "Retain"
+    assert gateways["spec"]["selector"]["matchLabels"] == gateways["spec"]["template"]["metadata"]["labels"]
+    assert service["metadata"]["name"] == gateways["spec"]["serviceName"]
+    target = {"kind": gateways["kind"], "name": gateways["metadata"]["name"]}
+    assert scaling["spec"]["scaleTargetRef"] == target
+    [trigger] = scaling["spec"]["triggers"]
+    [source] = settings.message_sources
+    assert isinstance(source, ServiceBusSourceSettings)
+    assert trigger["metadata"]["queueName"] == source.entity.queue
+    assert trigger["authenticationRef"]["name"] == access["metadata"]["name"]
 
 
 def test_the_unit_agrees_with_the_daemons_defaults() -> None:
