@@ -273,8 +273,7 @@ class MessageIntake:
             raise
         except Exception as exc:
             if len(messages) == 1:
-                log.exception("a message failed unexpectedly", source=self.name, id=messages[0].id)
-                refusal = MessageRefused(f"{type(exc).__name__}: {exc}", reason="Unexpected")
+                refusal = _unexpected(exc, self.name, messages[0].id)
                 self._keep_refused([(messages[0], refusal)])
                 return Committed(Taken(), refused=[(messages[0], refusal)])
         return _sum([self._take([message]) for message in messages])
@@ -317,9 +316,12 @@ class MessageIntake:
         try:
             read = self._reader.read(message, deliveries=1, now_ms=self._wall_ms())
             taken = self._inbox.take(read.told)
-        except BaseException:
+        except BaseException as exc:
             self._partials.abandon()
-            raise
+            if isinstance(exc, JournalError) or not isinstance(exc, Exception):
+                raise
+            self._refused.refused_again(message.number, _unexpected(exc, self.name, message.id))
+            return Committed(Taken())
         self._partials.committed()
         self._spool.discard([kept for kept in read.kept if kept.root not in taken.roots])
         if read.refusal is None:
@@ -342,6 +344,12 @@ class Backoff:
         self._state.attempt_number += 1
         wished_s = getattr(error, "retry_after_s", None) or 0.0
         return max(seconds, wished_s)
+
+
+def _unexpected(exc: Exception, source: str, message_id: str) -> MessageRefused:
+    """Return the refusal of a message that failed for a reason nobody foresaw, which is logged."""
+    log.exception("a message failed unexpectedly", source=source, id=message_id)
+    return MessageRefused(f"{type(exc).__name__}: {exc}", reason="Unexpected")
 
 
 def _sum(parts: Iterable[Committed]) -> Committed:

@@ -290,6 +290,11 @@ async def test_a_message_that_nobody_foresaw_ends_nothing(
         assert (refused.reason, refused.description) == ("Unexpected", "ZeroDivisionError: nobody foresaw this")
         [run] = await asyncio.to_thread(case.runs)
         assert len(history(case, run, "m")) == 3
+        assert retry(tmp_path, None).waiting == (1,)
+        await case.until(lambda: case.intake._refused.to_retry() == [])
+        case.source.put(event({"run": {"id": "r"}, "metrics": [point("m", 3, 3)]}))
+        await case.settled()
+        assert [letter.code for letter in letters(tmp_path)] == ["Unexpected"]
 
 
 async def test_a_source_that_fails_is_tried_again_and_says_so(
