@@ -273,7 +273,8 @@ class MessageIntake:
             raise
         except Exception as exc:
             if len(messages) == 1:
-                refusal = _unexpected(exc, self.name, messages[0].id)
+                log.exception("a message failed unexpectedly", source=self.name, id=messages[0].id)
+                refusal = _unexpected(exc)
                 self._keep_refused([(messages[0], refusal)])
                 return Committed(Taken(), refused=[(messages[0], refusal)])
         return _sum([self._take([message]) for message in messages])
@@ -316,11 +317,13 @@ class MessageIntake:
         try:
             read = self._reader.read(message, deliveries=1, now_ms=self._wall_ms())
             taken = self._inbox.take(read.told)
-        except BaseException as exc:
+        except JournalError:
             self._partials.abandon()
-            if isinstance(exc, JournalError) or not isinstance(exc, Exception):
-                raise
-            self._refused.refused_again(message.number, _unexpected(exc, self.name, message.id))
+            raise
+        except Exception as exc:
+            self._partials.abandon()
+            log.exception("a message failed unexpectedly", source=self.name, id=message.id)
+            self._refused.refused_again(message.number, _unexpected(exc))
             return Committed(Taken())
         self._partials.committed()
         self._spool.discard([kept for kept in read.kept if kept.root not in taken.roots])
@@ -346,9 +349,8 @@ class Backoff:
         return max(seconds, wished_s)
 
 
-def _unexpected(exc: Exception, source: str, message_id: str) -> MessageRefused:
-    """Return the refusal of a message that failed for a reason nobody foresaw, which is logged."""
-    log.exception("a message failed unexpectedly", source=source, id=message_id)
+def _unexpected(exc: Exception) -> MessageRefused:
+    """Return the refusal of a message that failed for a reason nobody foresaw."""
     return MessageRefused(f"{type(exc).__name__}: {exc}", reason="Unexpected")
 
 
