@@ -286,7 +286,13 @@ class MessageIntake:
         refused: list[tuple[Message, MessageRefused]] = []
         try:
             for message in messages:
-                read = self._reader.read(message, deliveries=message.deliveries, now_ms=now_ms, session=message.session)
+                read = self._reader.read(
+                    message,
+                    deliveries=message.deliveries,
+                    packet=message.packet,
+                    now_ms=now_ms,
+                    session=message.session,
+                )
                 reads.append(read)
                 if read.refusal is not None:
                     refused.append((message, read.refusal))

@@ -334,6 +334,19 @@ async def test_a_full_journal_holds_messages_and_drops_none(
         assert len(case.source.completed) == 3
 
 
+async def test_what_a_sensor_says_again_counts_although_it_is_handed_over_again(
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str
+) -> None:
+    source = InMemorySource("bus")
+    same = {"run": {"id": "r"}, "metrics": {"m": 1}}
+    async with running(tmp_path, mlflow_server, experiment, source) as case:
+        for packet, deliveries in ((1, 1), (2, 1), (3, 2), (2, 2), (3, 2)):  # 3 was lost with its first connection
+            source.put(same, id="", packet=packet, deliveries=deliveries)
+            await case.settled()
+        [run] = await asyncio.to_thread(case.runs)
+        assert len(history(case, run, "m")) == 3
+
+
 async def test_a_disk_that_is_full_just_when_a_refusal_is_kept_doubles_no_neighbour(
     tmp_path: Path, mlflow_server: RunningMlflow, experiment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
