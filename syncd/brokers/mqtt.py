@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from syncd.errors import AuthFailed, DestinationError, OutcomeUnknown, Transient
+from syncd.errors import AuthFailed, DestinationError, OutcomeUnknown, Rejected, Transient
 
 if TYPE_CHECKING:
     from paho.mqtt.client import MQTTMessage
@@ -21,11 +21,21 @@ BAD_USER, NOT_AUTHORIZED, BANNED, BAD_METHOD = 0x86, 0x87, 0x8A, 0x8C
 # A connection that ends without a reason; the session taken over (mosquitto 2.0.11 gives no reason then).
 _LOST: Final = frozenset({0x80, 0x8E})
 _REFUSED: Final = frozenset({BAD_USER, NOT_AUTHORIZED, BANNED, BAD_METHOD})
+PROTOCOL_ERROR, PACKET_TOO_LARGE = 0x82, 0x95
 FAILURE: Final = 0x80
+NO_SUBSCRIBERS: Final = 0x10  # section 3.4.2.1: it was taken, and nobody gets it
 
 
 def _ignore(message: MQTTMessage) -> None:
     """Take no notice: who only sends subscribes to nothing."""
+
+
+class Refused(Exception):
+    """The broker does not take a subscription or publication; ``rc`` says why (MQTT 5)."""
+
+    def __init__(self, what: str, rc: Any) -> None:
+        super().__init__(f"{what}: {rc}")
+        self.rc = rc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +102,8 @@ def translated(exc: Exception, *, doing: str, address: MqttAddress) -> Destinati
     text = str(told) or type(told).__name__
     if code in _REFUSED:
         return AuthFailed(text, hint="check username, password and what the broker allows them", **about)
+    if code == PACKET_TOO_LARGE:
+        return Rejected(text, code="message-size-exceeded", **about)
     if code in _LOST:
         hint = f"if this comes again and again, another client connects with client_id {address.client_id!r}"
         return OutcomeUnknown(text, hint=hint, **about)

@@ -1,12 +1,14 @@
 """aiomqtt's client, with acknowledgements by hand and refused publications noticed.
 
 aiomqtt 2.5 acknowledges what it receives at once, does not say whether it was sent before, makes a task for each
-message, and takes no notice of the reason code of a PUBACK. The paho-mqtt client inside it can do all that, and its own
-API is used for it (``manual_ack_set``, ``ack``, the ``on_message`` and ``on_publish`` callbacks).
+message, takes no notice of the reason code of a PUBACK, and waits for one when the connection is lost. The paho-mqtt
+client inside it can do all that, and its own API is used for it (``manual_ack_set``, ``ack``, ``publish``, the
+``on_message`` and ``on_publish`` callbacks).
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 from collections.abc import Callable
@@ -14,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import aiomqtt
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, MQTTMessage
+from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from syncd.brokers.mqtt import FAILURE, MqttAddress, reason_code
+from syncd.brokers.mqtt import FAILURE, PACKET_TOO_LARGE, PROTOCOL_ERROR, MqttAddress, Refused, reason_code
 
 if TYPE_CHECKING:
     import ssl
@@ -29,31 +32,26 @@ AT_LEAST_ONCE: Final = 1
 FOR_EVER_S: Final = 2**32 - 1
 TIMEOUT_S: Final = 30.0
 FLUSH_S: Final = 5.0
+SMALL_BYTES: Final = 8 * 1024  # what no broker finds too large
 NO_TOPIC: Final = "syncd/nobody/subscribes/to/this"
 
 
 Arrived = Callable[[MQTTMessage], None]
 
 
-class Refused(Exception):
-    """The broker does not allow a subscription or publication; ``rc`` says why (MQTT 5)."""
-
-    def __init__(self, what: str, rc: Any) -> None:
-        super().__init__(f"{what}: {rc}")
-        self.rc = rc
-
-
 class MqttClient(aiomqtt.Client):
     """A connection; enter it to connect. ``session_expiry_s`` None: the broker keeps no session.
 
-    ``arrived`` is called with each message that comes.
+    ``arrived`` is called with each message that comes. ``most_bytes`` is how large a packet may be, None if the broker
+    does not tell.
     """
 
     def __init__(
         self, address: MqttAddress, *, tls: ssl.SSLContext | None, session_expiry_s: float | None, arrived: Arrived
     ) -> None:
         self._version_5 = address.version_5
-        self._refusals: list[Any] = []
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self.most_bytes: int | None = None
         self._arrived = arrived
         keeps = session_expiry_s is not None
         properties = None
@@ -92,10 +90,17 @@ class MqttClient(aiomqtt.Client):
             if any(reason_code(answer) >= FAILURE for answer in answers):
                 raise Refused(f"subscribing to {topic}", answers[0])
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection has ended."""
+        return self._disconnected.done()
+
     async def leave(self) -> None:
         """Disconnect, if it is connected."""
         with contextlib.suppress(aiomqtt.MqttError):
             await self.__aexit__(None, None, None)
+        if self._disconnected.done():
+            self._disconnected.exception()  # else asyncio says that nobody has asked for it
 
     async def until_disconnected(self) -> None:
         """Wait until the connection is lost; raises aiomqtt's error then."""
@@ -114,24 +119,53 @@ class MqttClient(aiomqtt.Client):
         with contextlib.suppress(aiomqtt.MqttError):
             await self.unsubscribe(NO_TOPIC, timeout=FLUSH_S)
 
-    async def publish_confirmed(self, topic: str, payload: bytes, *, content_type: str) -> None:
-        """Publish with QoS 1 and wait for the broker's answer.
+    async def publish_confirmed(self, topic: str, payload: bytes, *, content_type: str) -> int:
+        """Publish with QoS 1 and return the broker's answer: 0, or ``NO_SUBSCRIBERS`` (MQTT 5; 3.1.1 does not tell).
 
         Raises:
-            Refused: it, or another one published at the same time, is not allowed (MQTT 5; 3.1.1 does not tell).
+            Refused: the broker does not take it (MQTT 5; 3.1.1 does not tell).
         """
         properties = None
         if self._version_5:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.ContentType = content_type
-        await self.publish(topic, payload, qos=AT_LEAST_ONCE, properties=properties)
-        if self._refusals:
-            raise Refused(f"publishing to {topic}", self._refusals.pop())
+        sent = self._client.publish(topic, payload, AT_LEAST_ONCE, properties=properties)
+        if sent.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise aiomqtt.MqttCodeError(sent.rc, "Could not publish message")
+        answer = self._answers[sent.mid] = asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.wait((answer, self._disconnected), timeout=TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise self._unanswered(topic, len(payload))
+        finally:
+            self._answers.pop(sent.mid, None)
+        code = reason_code(answer.result())
+        if code >= FAILURE:
+            raise Refused(f"publishing to {topic}", answer.result())
+        return code
+
+    def _unanswered(self, topic: str, size_bytes: int) -> Exception:
+        """Return why a publication got no answer.
+
+        mosquitto 2.0.11 answers to what is over its message_size_limit with "packet too large", which is no reason that
+        a PUBACK may have: paho-mqtt 2 then disconnects with "protocol error".
+        """
+        why = self._disconnected.exception() if self._disconnected.done() else None
+        code = getattr(why, "rc", None)
+        if reason_code(code) == PROTOCOL_ERROR and size_bytes > SMALL_BYTES:
+            return Refused(f"publishing {size_bytes} bytes to {topic}", PACKET_TOO_LARGE)
+        return why if isinstance(why, aiomqtt.MqttError) else aiomqtt.MqttError("it was not answered")
+
+    def _on_connect(
+        self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Properties | None = None
+    ) -> None:
+        self.most_bytes = getattr(properties, "MaximumPacketSize", None)
+        super()._on_connect(client, userdata, flags, reason_code, properties)
 
     def _on_message(self, client: Any, userdata: Any, message: MQTTMessage) -> None:
         self._arrived(message)
 
     def _on_publish(self, client: Any, userdata: Any, mid: int, reason_code: Any, properties: Any) -> None:
-        if getattr(reason_code, "is_failure", False):
-            self._refusals.append(reason_code)
-        super()._on_publish(client, userdata, mid, reason_code, properties)
+        answer = self._answers.get(mid)
+        if answer is not None and not answer.done():
+            answer.set_result(reason_code)

@@ -6,29 +6,37 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from syncd.brokers.mqtt import MqttAddress, translated
+from syncd.brokers.mqtt import NO_SUBSCRIBERS, MqttAddress, Refused, translated
 from syncd.core.events import STRUCTURED
+from syncd.errors import DestinationError, Transient
 
 if TYPE_CHECKING:
     from syncd.brokers.mqtt_client import MqttClient
 
 
 class MqttOutlet:
-    """One broker that is published to; ``what`` names what is published, for errors."""
+    """One broker that is published to; ``what`` names what is published, for errors.
 
-    def __init__(self, address: MqttAddress, *, what: str) -> None:
+    With ``to_somebody`` nothing counts as sent that nobody has subscribed to, as far as the broker tells (MQTT 5).
+    """
+
+    def __init__(self, address: MqttAddress, *, what: str, to_somebody: bool = False) -> None:
         self._address = address
+        self._to_somebody = to_somebody
         self._doing = f"publishing {what} at"
         self._client: MqttClient | None = None
         self._turn = asyncio.Lock()
 
-    async def connect(self) -> None:
-        """Connect, if it is not connected.
+    async def most_bytes(self) -> int | None:
+        """Return how large a packet may be, None if the broker does not tell.
 
         Raises:
             DestinationError: any kind.
         """
-        await self.send([])
+        try:
+            return (await self._connected()).most_bytes
+        except Exception as exc:
+            raise translated(exc, doing=self._doing, address=self._address) from exc
 
     async def send(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """Publish messages (topic and payload), in order; return when the broker has acknowledged all of them.
@@ -36,15 +44,22 @@ class MqttOutlet:
         Raises:
             DestinationError: any kind; some may have been taken.
         """
-        client = None
+        client: MqttClient | None = None
         try:
             client = await self._connected()
-            await asyncio.gather(
-                *(client.publish_confirmed(topic, body, content_type=STRUCTURED) for topic, body in messages)
-            )
+            await asyncio.gather(*(self._publish(client, topic, body) for topic, body in messages))
         except Exception as exc:
-            await self._disconnect(client)
-            raise translated(exc, doing=self._doing, address=self._address) from exc
+            error = translated(exc, doing=self._doing, address=self._address)
+            if client is not None and (client.is_lost or not isinstance(exc, Refused | DestinationError)):
+                await self._disconnect(client)
+            raise error from exc
+
+    async def _publish(self, client: MqttClient, topic: str, body: bytes) -> None:
+        answer = await client.publish_confirmed(topic, body, content_type=STRUCTURED)
+        if self._to_somebody and answer == NO_SUBSCRIBERS:
+            hint = "start the syncd that receives there; from then on the broker keeps what comes for it"
+            text = f"nobody has subscribed to {topic}"
+            raise Transient(text, doing=self._doing, target=str(self._address), hint=hint)
 
     async def close(self) -> None:
         """Disconnect."""

@@ -123,11 +123,10 @@ class Inbox:
         self._experiments: set[str] = set()  # stated by this process
         self._since_pruning = 0
 
-    def take(self, told: Sequence[Told], *, refused: int = 0, beside: Callable[[], None] | None = None) -> Taken:
+    def take(self, told: Sequence[Told], *, refused: int = 0) -> Taken:
         """Commit what messages say; ``refused`` messages are counted beside.
 
-        Artifacts must have been kept (``KeptArtifact``); those of an event that is known are not looked at. ``beside``
-        is called in the same transaction.
+        Artifacts must have been kept (``KeptArtifact``); those of an event that is known are not looked at.
 
         Raises:
             JournalFull: nothing was committed; take the same again later.
@@ -140,8 +139,6 @@ class Inbox:
             taken.waiting = self._intake(lambda step: step.take(new, taken.roots))
             self._count(taken, refused)
             self._prune(len(new))
-            if beside is not None:
-                beside()
         return taken
 
     def problem(self, where: str, what: str) -> None:

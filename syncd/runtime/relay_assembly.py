@@ -6,13 +6,14 @@ import socket
 
 from syncd.configuration.broker_settings import MqttBroker
 from syncd.configuration.relay_settings import RelaySettings
-from syncd.destinations.relay.base import RelayOutlet
+from syncd.destinations.relay.base import ENVELOPE_BYTES, RelayOutlet
 from syncd.destinations.relay.mqtt import MqttRelay
-from syncd.destinations.relay.service_bus import ENVELOPE_BYTES, ServiceBusRelay
+from syncd.destinations.relay.service_bus import ServiceBusRelay
+from syncd.errors import Transient
 from syncd.runtime.bandwidth import throttle_of
 from syncd.runtime.broker_assembly import mqtt_address, service_bus_address
 from syncd.runtime.channel import Supply
-from syncd.runtime.relay_channel import RelayChannel
+from syncd.runtime.relay_channel import LEAST_BYTES, RelayChannel
 from syncd.runtime.relay_lane import RelayLanes
 
 
@@ -36,6 +37,10 @@ class RelayWay:
     async def probe(self) -> str:
         """Reach the broker; see ``Way``."""
         found = await self._outlet.probe()
+        if found is not None and found < LEAST_BYTES:
+            text = f"the broker takes messages of {found + ENVELOPE_BYTES} bytes at most"
+            hint = f"have it take {LEAST_BYTES + ENVELOPE_BYTES} bytes or more"
+            raise Transient(text, doing="relaying to", target=self._settings.name, hint=hint)
         if found is not None:
             self._most_bytes = min(self._most_bytes, found)
         return ""

@@ -113,5 +113,4 @@ class Serving:
 
     async def metrics(self) -> str:
         """Return all metrics in the text format of Prometheus."""
-        hooks = {name: hook.counts for name, hook in hooks_of(self._pipeline).items()}
-        return metrics_text(await self.status(), version=__version__, hooks=hooks)
+        return metrics_text(await self.status(), version=__version__)

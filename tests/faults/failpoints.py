@@ -18,7 +18,12 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-import syncd.cli.sync  # noqa: F401 - taken along by the fork server
+import azure.servicebus.aio  # noqa: F401 - taken along by the fork server, as are these:
+
+import syncd.cli.run
+import syncd.cli.sync
+import syncd.runtime.message_assembly
+import syncd.runtime.relay_assembly  # noqa: F401
 from syncd.cli.main import main as syncd_main
 from syncd.core.requests import LogBatch
 from syncd.journal.journal import Journal
@@ -61,6 +66,27 @@ WORKSPACE_STEPS = {
     "workspace.send": "syncd.destinations.azureml.workspace:AzuremlWorkspace.send",
     "workspace.upload": "syncd.destinations.azureml.workspace:AzuremlWorkspace.upload",
 }
+# Only in a daemon that relays.
+RELAY_STEPS = {
+    "relay.probe": "syncd.destinations.relay.service_bus:ServiceBusRelay.probe",
+    "relay.cut": "syncd.runtime.relay_lane:RelayLane._cut",
+    "relay.send": "syncd.destinations.relay.service_bus:ServiceBusRelay.send",
+    "relay.file": "syncd.runtime.relay_lane:RelayedFiles.send",
+    "relay.heads": "syncd.runtime.relay_lane:RelayLane._send_heads",
+}
+# Only in a daemon that takes what is relayed.
+GATEWAY_STEPS = {
+    "bus.receive": "syncd.sources.service_bus.source:ServiceBusSource.receive",
+    "bus.complete": "syncd.sources.service_bus.source:ServiceBusSource.complete",
+    "inbox.take": "syncd.journal.inbox:Inbox.take",
+    "inbox.take inside": "syncd.journal.relayed:RelayStep.flush",
+    "partials.write": "syncd.journal.partials:Partials._write",
+    "partials.keep": "syncd.journal.partials:Partials.keep",
+    "partials.ended": "syncd.journal.partials:Partials._ended",
+    "partials.given_back": "syncd.journal.partials:Partials.given_back",
+    "return.send": "syncd.sources.service_bus.returning:ServiceBusReturn.send",
+    "spool.tidy": "syncd.journal.spool:Spool.tidy",
+}
 # Steps of ``MlflowServer.send`` by what is sent.
 REQUESTS = (
     "LogBatch of values",
@@ -73,6 +99,7 @@ REQUESTS = (
     "FinalizeModel",
 )
 SEND = "syncd.destinations.mlflow_server:MlflowServer.send"
+EVERY_STEP = {**STEPS, **APPENDING_STEPS, **EVENT_STEPS, **WORKSPACE_STEPS, **RELAY_STEPS, **GATEWAY_STEPS}
 
 
 def names(*, appending: bool = False) -> list[str]:
@@ -99,9 +126,7 @@ class Failpoint:
             wanted = self.step.removeprefix("send ")
             _wrap(SEND, self, lambda arguments: _request_name(arguments[1]) == wanted)
         else:
-            _wrap(
-                {**STEPS, **APPENDING_STEPS, **EVENT_STEPS, **WORKSPACE_STEPS}[self.step], self, lambda arguments: True
-            )
+            _wrap(EVERY_STEP[self.step], self, lambda arguments: True)
 
 
 def _request_name(request: object) -> str:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
 from syncd.cli.main import main
-from syncd.core.relay.values import Parcel
 from tests.awkward import build_awkward_store
+from tests.faults.between import QUEUE, partial_bytes, put
 from tests.faults.processes import daemon, wait_for, waiting
 from tests.relaying import families, relayed
 from tests.standins.mlflow_server import RunningMlflow
 from tests.standins.service_bus.server import ServiceBus
-
-QUEUE = "relay"
 
 
 def config(folder: Path, bus: ServiceBus, server: RunningMlflow) -> Path:
@@ -30,18 +27,6 @@ def config(folder: Path, bus: ServiceBus, server: RunningMlflow) -> Path:
         f'[[destinations]]\nname = "d"\nuri = "{server.url}"\n'
     )
     return file
-
-
-def put(bus: ServiceBus, parcels: Iterable[tuple[str, Parcel]]) -> None:
-    for session, parcel in parcels:
-        bus.put(QUEUE, [parcel.body], message_id=parcel.id, session=session)
-
-
-def partial_bytes(state: Path) -> int:
-    if not (state / "spool").exists():  # it is made when the journal is
-        return 0
-    with closing(sqlite3.connect(f"file:{state}/journal.db?mode=ro", uri=True, timeout=30)) as journal:
-        return int(journal.execute("SELECT COALESCE(SUM(held_bytes), 0) FROM partial").fetchone()[0])
 
 
 def runs_of(state: Path) -> int:

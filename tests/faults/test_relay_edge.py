@@ -4,60 +4,18 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from syncd.cli.main import main
 from tests.awkward import build_awkward_store
+from tests.faults.between import edge, gateway, mqtt, service_bus
 from tests.faults.processes import daemon, wait_for, waiting
 from tests.standins.mlflow_server import RunningMlflow
 from tests.standins.mosquitto import RunningMosquitto
 from tests.standins.service_bus.server import ServiceBus
-
-QUEUE = "relay"
-Between = tuple[ServiceBus | RunningMosquitto, str, str]
-SMALL_MESSAGES = 'max_message_bytes = "64KiB"\n'
-
-
-@contextmanager
-def service_bus(folder: Path) -> Iterator[Between]:
-    """Yield a broker, how an edge sends to a queue of it with sessions, and how a gateway receives from there."""
-    with ServiceBus(folder) as bus:
-        bus.queue(QUEUE, sessions=True, lock_s=5.0)
-        there = f'queue = "{QUEUE}"\nconnection_string = "{bus.connection_string}"\n'
-        yield bus, f'via = "service-bus"\n{there}', f'kind = "service-bus"\n{there}'
-        assert bus.dead_letters(QUEUE) == []
-
-
-@contextmanager
-def mqtt(folder: Path) -> Iterator[Between]:
-    """Yield a broker, how an edge publishes there, and how a gateway subscribes."""
-    with RunningMosquitto(folder) as broker:
-        there = f'host = "{broker.host}"\nport = {broker.port}\n'
-        yield broker, f'via = "mqtt"\n{there}', f'kind = "mqtt"\ntopics = ["syncd/relay/#"]\n{there}'
-
-
-def edge(folder: Path, store: Path, sends: str) -> Path:
-    file = folder / "edge.toml"
-    file.write_text(
-        f'[daemon]\nname = "edge"\nstate_dir = "{folder}/edge-state"\nlog_format = "json"\n'
-        f'[[sources]]\nname = "local"\nkind = "mlruns"\npath = "{store}"\n'
-        f'[[destinations]]\nname = "up"\nkind = "relay"\n{sends}{SMALL_MESSAGES}'
-    )
-    return file
-
-
-def gateway(folder: Path, server: RunningMlflow, receives: str) -> Path:
-    file = folder / "gateway.toml"
-    file.write_text(
-        f'[daemon]\nname = "gateway"\nstate_dir = "{folder}/gateway-state"\nlog_format = "json"\n'
-        f'[[sources]]\nname = "edges"\nrelay = true\n{receives}'
-        f'[[destinations]]\nname = "d"\nuri = "{server.url}"\n'
-    )
-    return file
 
 
 def end_suddenly(broker: ServiceBus | RunningMosquitto) -> None:

@@ -44,7 +44,7 @@ class RunningMosquitto(ServerProcess):
         super().__init__(folder, port=port)
         self.users = dict(users or {})
         self.ca: Path | None = folder / "ca.pem" if tls else None
-        self._options = options
+        self.options = options
 
     def command(self) -> list[str]:
         program = shutil.which("mosquitto", path=PATH)
@@ -66,7 +66,7 @@ class RunningMosquitto(ServerProcess):
         if self.ca is not None:
             lines += self._write_certificates(self.ca)
         config = self.folder / "mosquitto.conf"
-        config.write_text("\n".join([*lines, self._options, ""]))
+        config.write_text("\n".join([*lines, self.options, ""]))
         return [program, "-c", str(config)]
 
     def _write_passwords(self) -> Path:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from syncd.core.relay.values import Parcel
+
+# What a message's topic and properties, and those of the batch that it travels in, may take.
+ENVELOPE_BYTES: Final = 4 * 1024
 
 
 class RelayOutlet(Protocol):

@@ -9,14 +9,11 @@ Rules
 from __future__ import annotations
 
 import zlib
-from typing import Final
 
 from syncd.brokers.service_bus import ServiceBusAddress
 from syncd.brokers.service_bus_sending import ServiceBusOutlet, cloud_event_message
 from syncd.core.relay.values import Parcel
-
-# What a message's properties and those of the batch that it travels in may take.
-ENVELOPE_BYTES: Final = 4 * 1024
+from syncd.destinations.relay.base import ENVELOPE_BYTES
 
 
 class ServiceBusRelay:

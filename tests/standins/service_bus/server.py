@@ -37,7 +37,7 @@ class ServiceBus(Startable):
 
     def __init__(self, folder: Path, *, max_message_bytes: int = 256 * 1024) -> None:
         self._folder = folder
-        self._max_message_bytes = max_message_bytes
+        self.max_message_bytes = max_message_bytes
         self._process: subprocess.Popen[str] | None = None
         self.port = 0
 
@@ -53,7 +53,7 @@ class ServiceBus(Startable):
         """Serve; return when connections are taken."""
         self._folder.mkdir(parents=True, exist_ok=True)
         arguments = ["--folder", str(self._folder), "--port", str(self.port)]
-        arguments += ["--max-message-bytes", str(self._max_message_bytes)]
+        arguments += ["--max-message-bytes", str(self.max_message_bytes)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.standins.service_bus", *arguments],
             env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -1,0 +1,82 @@
+"""Two syncd with a broker between them: the brokers, and the configuration of either side."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from syncd.core.relay.values import Parcel
+from tests.faults.processes import waiting
+from tests.standins.mlflow_server import RunningMlflow
+from tests.standins.mosquitto import RunningMosquitto
+from tests.standins.service_bus.server import ServiceBus
+
+QUEUE = "relay"
+Between = tuple[ServiceBus | RunningMosquitto, str, str]
+SMALL_MESSAGES = 'max_message_bytes = "64KiB"\n'
+
+
+@contextmanager
+def service_bus(folder: Path) -> Iterator[Between]:
+    """Yield a broker, how an edge sends to a queue of it with sessions, and how a gateway receives from there."""
+    with ServiceBus(folder) as bus:
+        there = queue(bus, QUEUE)
+        yield bus, f'via = "service-bus"\n{there}', f'kind = "service-bus"\n{there}'
+        assert bus.dead_letters(QUEUE) == []
+
+
+def queue(bus: ServiceBus, name: str) -> str:
+    """Have a queue with sessions; return the keys that name it."""
+    bus.queue(name, sessions=True, lock_s=5.0)
+    return f'queue = "{name}"\nconnection_string = "{bus.connection_string}"\n'
+
+
+@contextmanager
+def mqtt(folder: Path) -> Iterator[Between]:
+    """Yield a broker, how an edge publishes there, and how a gateway subscribes."""
+    with RunningMosquitto(folder) as broker:
+        there = f'host = "{broker.host}"\nport = {broker.port}\n'
+        yield broker, f'via = "mqtt"\n{there}', f'kind = "mqtt"\ntopics = ["syncd/relay/#"]\n{there}'
+
+
+def edge(folder: Path, store: Path, sends: str, *, relay: str = SMALL_MESSAGES, name: str = "edge") -> Path:
+    """Write the configuration of who sends a store; ``sends`` and ``relay`` are keys of the relay."""
+    file = folder / f"{name}.toml"
+    file.write_text(
+        f'[daemon]\nname = "{name}"\nstate_dir = "{folder}/{name}-state"\nlog_format = "json"\n'
+        f'[[sources]]\nname = "local"\nkind = "mlruns"\npath = "{store}"\n'
+        f'[[destinations]]\nname = "up"\nkind = "relay"\n{sends}{relay}'
+    )
+    return file
+
+
+def gateway(folder: Path, server: RunningMlflow, receives: str, *, name: str = "gateway") -> Path:
+    """Write the configuration of who receives and brings it to a server; ``receives`` are keys of the source."""
+    file = folder / f"{name}.toml"
+    file.write_text(
+        f'[daemon]\nname = "{name}"\nstate_dir = "{folder}/{name}-state"\nlog_format = "json"\n'
+        f'[[sources]]\nname = "edges"\nrelay = true\n{receives}'
+        f'[[destinations]]\nname = "d"\nuri = "{server.url}"\n'
+    )
+    return file
+
+
+def put(bus: ServiceBus, parcels: Iterable[tuple[str, Parcel]], *, name: str = QUEUE) -> None:
+    """Have parcels in a queue, each with its session."""
+    for session, parcel in parcels:
+        bus.put(name, [parcel.body], message_id=parcel.id, session=session)
+
+
+def partial_bytes(state: Path) -> int:
+    """Return how much a gateway has of files of which not all has come."""
+    if not (state / "spool").exists():  # it is made when the journal is
+        return 0
+    with closing(sqlite3.connect(f"file:{state}/journal.db?mode=ro", uri=True, timeout=30)) as journal:
+        return int(journal.execute("SELECT COALESCE(SUM(held_bytes), 0) FROM partial").fetchone()[0])
+
+
+def is_through(state: Path) -> bool:
+    """Return whether a daemon has begun and nothing waits in it."""
+    return (state / "journal.db").exists() and not waiting(state)["delivery"]
