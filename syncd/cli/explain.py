@@ -330,7 +330,9 @@ def _overflow_lines(entries: Sequence[Mapping[str, str]]) -> list[str]:
     lines = []
     for section in dict.fromkeys(entry["section"] for entry in entries):
         keys = [entry["key"] for entry in entries if entry["section"] == section]
-        named = ", ".join(keys[:MOST_NAMED]) + (f", … {len(keys) - MOST_NAMED} more" if len(keys) > MOST_NAMED else "")
+        named = ", ".join(keys[:MOST_NAMED]) + (
+            f", … and {len(keys) - MOST_NAMED} more (--json lists all)" if len(keys) > MOST_NAMED else ""
+        )
         where = f"{OVERFLOW_FOLDER}/metrics/" if section == "metrics" else overflow_path(section, 1)
         lines.append(f"  kept whole among its artifacts, in {where}, as the server cannot hold it: {named}")
     return lines

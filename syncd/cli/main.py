@@ -178,7 +178,7 @@ def _add_dlq(commands: _Commands[argparse.ArgumentParser]) -> None:
 
 
 def _add_checking_commands(commands: _Commands[argparse.ArgumentParser]) -> None:
-    validate = _command(commands, "validate", "check the configuration, then reach every source and destination")
+    validate = _command(commands, "validate", "check the configuration, then reach all that it names")
     _add_config(validate)
     validate.add_argument("--no-connect", action="store_true", help="check the file only")
     _add_json(validate)

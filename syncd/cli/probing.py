@@ -1,8 +1,15 @@
-"""Reach a destination or a broker once, for ``syncd validate`` and ``syncd doctor``."""
+"""Reach a destination, a broker or a sink once, for ``syncd validate`` and ``syncd doctor``."""
 
 from __future__ import annotations
 
-from syncd.configuration import DestinationSettings, MessageSourceSettings, RelaySettings, WebhookSettings
+from syncd.configuration import (
+    DestinationSettings,
+    MessageSourceSettings,
+    MqttBroker,
+    RelaySettings,
+    SinkSettings,
+    WebhookSettings,
+)
 
 
 async def probe_message_source(settings: MessageSourceSettings) -> str:
@@ -16,6 +23,17 @@ async def probe_message_source(settings: MessageSourceSettings) -> str:
     if isinstance(settings, WebhookSettings):
         return f"POST /hooks/{settings.name} when syncd runs"
     return await probe_broker(settings)
+
+
+async def probe_sink(settings: SinkSettings) -> str:
+    """Reach a sink and say in a few words what was found; no event is sent.
+
+    Raises:
+        DestinationError: it does not answer, or refuses; nothing is tried again.
+    """
+    from syncd.runtime import sink_probe
+
+    return await sink_probe.probe_sink(settings)
 
 
 async def probe_destination(settings: DestinationSettings | RelaySettings) -> str:
@@ -43,8 +61,12 @@ async def probe_destination(settings: DestinationSettings | RelaySettings) -> st
 
 
 async def _probe_relay(settings: RelaySettings) -> str:
+    from syncd.runtime.broker_assembly import mqtt_address
+    from syncd.runtime.broker_probe import probe_mqtt
     from syncd.runtime.relay_assembly import open_relay
 
+    if isinstance(settings.broker, MqttBroker):
+        return await probe_mqtt(mqtt_address(settings.broker, name=settings.name))
     outlet = open_relay(settings, daemon="")
     try:
         takes_bytes = await outlet.probe()

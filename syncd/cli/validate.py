@@ -1,4 +1,4 @@
-"""``syncd validate``: check the configuration, then reach every source and destination."""
+"""``syncd validate``: check the configuration, then reach every source, destination and sink."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from typing import Literal
 
 from syncd.cli.exit_codes import ExitCode, exit_code_of
 from syncd.cli.machine import nearest_existing
-from syncd.cli.probing import probe_destination, probe_message_source
+from syncd.cli.probing import probe_destination, probe_message_source, probe_sink
 from syncd.cli.report import print_json
 from syncd.configuration import (
     Configuration,
     DestinationSettings,
     InvalidConfiguration,
-    MessageSourceSettings,
     MlflowDbSettings,
     RelaySettings,
     SourceSettings,
@@ -31,7 +30,7 @@ from syncd.errors import ConfigError, SyncdError
 
 BROKER_TIMEOUT_S = 45.0
 Probe = Callable[[DestinationSettings | RelaySettings], Awaitable[str]]
-Part = Literal["state_dir", "source", "destination"]
+Part = Literal["state_dir", "source", "destination", "sink"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +68,12 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 async def connect(configuration: Configuration, *, probe: Probe) -> list[Check]:
-    """Try the state directory, every source, and with ``probe`` every destination (these all at the same time)."""
+    """Try the state directory, every source and sink, and with ``probe`` every destination (most at the same time)."""
     here = [check_state_dir(configuration.daemon.state_dir), *map(check_source, configuration.sources)]
     there = await asyncio.gather(
-        *(_check_message_source(settings) for settings in configuration.message_sources),
+        *(_check_in_time("source", one.name, probe_message_source(one)) for one in configuration.message_sources),
         *(_check_destination(settings, probe) for settings in configuration.destinations),
+        *(_check_in_time("sink", one.name, probe_sink(one)) for one in configuration.sinks),
     )
     return [*here, *there]
 
@@ -120,16 +120,16 @@ def check_source(source: SourceSettings) -> Check:
     return Check("source", source.name, ok=True, detail=", ".join(details), warning=warning)
 
 
-async def _check_message_source(settings: MessageSourceSettings) -> Check:
+async def _check_in_time(part: Part, name: str, probing: Awaitable[str]) -> Check:
     try:
         async with asyncio.timeout(BROKER_TIMEOUT_S):
-            detail = await probe_message_source(settings)
+            detail = await probing
     except TimeoutError:
         text = f"no answer for {BROKER_TIMEOUT_S:.0f} s"
-        return Check("source", settings.name, ok=False, detail=text, code=ExitCode.UNREACHABLE)
+        return Check(part, name, ok=False, detail=text, code=ExitCode.UNREACHABLE)
     except SyncdError as error:
-        return Check("source", settings.name, ok=False, detail=str(error), code=exit_code_of(error))
-    return Check("source", settings.name, ok=True, detail=detail)
+        return Check(part, name, ok=False, detail=str(error), code=exit_code_of(error))
+    return Check(part, name, ok=True, detail=detail)
 
 
 async def _check_destination(settings: DestinationSettings | RelaySettings, probe: Probe) -> Check:
@@ -197,7 +197,8 @@ def _wrong_as_json(error: InvalidConfiguration) -> dict[str, object]:
 def _print_lines(configuration: Configuration, checks: Sequence[Check]) -> None:
     sources = len(configuration.sources) + len(configuration.message_sources)
     destinations = len(configuration.destinations)
-    print(f"{configuration.file}: valid, sources: {sources}, destinations: {destinations}")
+    counts = f"sources: {sources}, destinations: {destinations}, sinks: {len(configuration.sinks)}"
+    print(f"{configuration.file}: valid, {counts}")
     for warning in configuration.warnings:
         print(f"warning: {warning}")
     for check in checks:

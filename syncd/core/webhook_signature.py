@@ -44,14 +44,17 @@ def key_of(secret: str) -> bytes:
     """Return the key that a secret stands for: the base64 behind ``whsec_``, else the text itself.
 
     Raises:
-        ValueError: what follows ``whsec_`` is not base64.
+        ValueError: what follows ``whsec_`` is not base64, or nothing.
     """
     if not secret.startswith(_PREFIX):
         return secret.encode()
     try:
-        return base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
+        key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
     except binascii.Error as exc:
         raise ValueError("a secret that begins with whsec_ goes on in base64") from exc
+    if not key:
+        raise ValueError("nothing follows whsec_: anybody could sign with it")
+    return key
 
 
 def signed_of(headers: Mapping[str, str]) -> Signed | None:

@@ -123,10 +123,11 @@ class Inbox:
         self._experiments: set[str] = set()  # stated by this process
         self._since_pruning = 0
 
-    def take(self, told: Sequence[Told], *, refused: int = 0) -> Taken:
+    def take(self, told: Sequence[Told], *, refused: int = 0, beside: Callable[[], None] | None = None) -> Taken:
         """Commit what messages say; ``refused`` messages are counted beside.
 
-        Artifacts must have been kept (``KeptArtifact``); those of an event that is known are not looked at.
+        Artifacts must have been kept (``KeptArtifact``); those of an event that is known are not looked at. ``beside``
+        is called in the same transaction.
 
         Raises:
             JournalFull: nothing was committed; take the same again later.
@@ -139,6 +140,8 @@ class Inbox:
             taken.waiting = self._intake(lambda step: step.take(new, taken.roots))
             self._count(taken, refused)
             self._prune(len(new))
+            if beside is not None:
+                beside()
         return taken
 
     def problem(self, where: str, what: str) -> None:

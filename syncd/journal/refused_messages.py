@@ -52,13 +52,17 @@ class RefusedMessages:
             JournalFull: none was kept.
         """
         with self._journal._transaction("keeping refused messages"):
-            for message, refusal in messages:
-                self._keep(message, refusal)
-            gone = 0
-            while self._is_too_much():
-                self._journal._run("drop_oldest_refused_message")
-                gone += 1
-            return gone
+            return self.keep_within(messages)
+
+    def keep_within(self, messages: Sequence[tuple[KeptMessage, MessageRefused]]) -> int:
+        """Do as ``keep`` does in a transaction that is open."""
+        for message, refusal in messages:
+            self._keep(message, refusal)
+        gone = 0
+        while self._is_too_much():
+            self._journal._run("drop_oldest_refused_message")
+            gone += 1
+        return gone
 
     def _keep(self, message: KeptMessage, refusal: MessageRefused) -> None:
         parameters = {

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
@@ -354,7 +355,7 @@ def encode_json(value: object, *, doing: str, target: str = "") -> bytes:
 def _translated(exc: Exception, request: _Outgoing) -> DestinationError:
     """Return our error for one of aiohttp's or the operating system's."""
     about: dict[str, Any] = {"doing": request.doing, "target": request.target}
-    words = str(exc) or type(exc).__name__
+    words = _words(exc)
     if isinstance(exc, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
         return Transient(words, hint="check the certificate, or set ca_file", **about)
     if isinstance(exc, _UNSENT):
@@ -363,6 +364,14 @@ def _translated(exc: Exception, request: _Outgoing) -> DestinationError:
         given = request.deadlines
         words = f"no answer in time ({given.stall_s:g} s of silence or {given.total_s:g} s in all)"
     return (Transient if request.method in ("GET", "HEAD") else OutcomeUnknown)(words, **about)
+
+
+def _words(exc: Exception) -> str:
+    if isinstance(exc, aiohttp.ClientConnectorError) and not isinstance(exc, aiohttp.ClientSSLError):
+        number = exc.os_error.errno or 0
+        why = os.strerror(number) if number > 0 else exc.os_error.strerror
+        return f"cannot connect to {exc.host}:{exc.port}: {why}"
+    return str(exc) or type(exc).__name__
 
 
 async def _read_bounded(response: aiohttp.ClientResponse, doing: str, target: str) -> bytes:

@@ -20,7 +20,7 @@ async def probe_broker(settings: ServiceBusSourceSettings | MqttSourceSettings) 
     """
     if isinstance(settings, ServiceBusSourceSettings):
         return await _probe_service_bus(service_bus_address(settings.entity))
-    return await _probe_mqtt(mqtt_address(settings.broker, name=settings.name))
+    return await probe_mqtt(mqtt_address(settings.broker, name=settings.name))
 
 
 async def _probe_service_bus(address: ServiceBusAddress) -> str:
@@ -41,8 +41,12 @@ async def _probe_service_bus(address: ServiceBusAddress) -> str:
         raise service_bus_error(exc, doing="connecting to", address=address) from exc
 
 
-async def _probe_mqtt(address: MqttAddress) -> str:
-    """Connect as another client: the daemon's own session stays as it is, and so does the daemon's connection."""
+async def probe_mqtt(address: MqttAddress) -> str:
+    """Connect as another client: the daemon's own session stays as it is, and so does the daemon's connection.
+
+    Raises:
+        DestinationError: it does not answer, or refuses; nothing is tried again.
+    """
     other = replace(address, client_id=f"{address.client_id}-validate")
     try:
         async with await other.open_client():

@@ -274,40 +274,46 @@ class MessageIntake:
         except Exception as exc:
             if len(messages) == 1:
                 log.exception("a message failed unexpectedly", source=self.name, id=messages[0].id)
-                refusal = MessageRefused(f"{type(exc).__name__}: {exc}", reason="Unexpected")
-                self._keep_refused([(messages[0], refusal)])
+                refusal = _unexpected(exc)
+                self._keep_refused([(messages[0], refusal)], together=False)
                 return Committed(Taken(), refused=[(messages[0], refusal)])
         return _sum([self._take([message]) for message in messages])
 
     def _take_together(self, messages: Sequence[Message]) -> Committed:
+        """Commit a batch as a whole, and what is refused of it: a message without an identity is not taken twice."""
         now_ms = self._wall_ms()
         reads: list[Read] = []
+        refused: list[tuple[Message, MessageRefused]] = []
         try:
             for message in messages:
-                read = self._reader.read(message, deliveries=message.deliveries, now_ms=now_ms, session=message.session)
+                read = self._reader.read(
+                    message,
+                    deliveries=message.deliveries,
+                    packet=message.packet,
+                    now_ms=now_ms,
+                    session=message.session,
+                )
                 reads.append(read)
+                if read.refusal is not None:
+                    refused.append((message, read.refusal))
             told = [one for read in reads for one in read.told]
-            taken = self._inbox.take(told, refused=sum(read.refusal is not None for read in reads))
+            taken = self._inbox.take(told, refused=len(refused), beside=lambda: self._keep_refused(refused))
         except BaseException:
             self._spool.discard([kept for read in reads for kept in read.kept])
             self._partials.abandon()
             raise
         self._partials.committed()
         self._spool.discard([kept for read in reads for kept in read.kept if kept.root not in taken.roots])
-        committed = Committed(taken, ignored_types=_ignored_types(reads))
-        for message, read in zip(messages, reads, strict=True):
-            if read.refusal is None:
-                committed.complete.append(message)
-            else:
-                committed.refused.append((message, read.refusal))
-        self._keep_refused(committed.refused)
         self._used_bytes = self._measure()
-        return committed
+        complete = [message for message, read in zip(messages, reads, strict=True) if read.refusal is None]
+        return Committed(taken, complete, refused, ignored_types=_ignored_types(reads))
 
-    def _keep_refused(self, refused: Sequence[tuple[Message, MessageRefused]]) -> None:
+    def _keep_refused(self, refused: Sequence[tuple[Message, MessageRefused]], *, together: bool = True) -> None:
+        """Keep what the broker cannot, ``together`` with what else a transaction commits that is open."""
         if self._refused is None or not refused:
             return
-        gone = self._refused.keep([(_whole(message), refusal) for message, refusal in refused])
+        keep = self._refused.keep_within if together else self._refused.keep
+        gone = keep([(_whole(message), refusal) for message, refusal in refused])
         if gone:
             log.error("too many refused messages: the oldest were given up", source=self.name, messages=gone)
 
@@ -317,9 +323,14 @@ class MessageIntake:
         try:
             read = self._reader.read(message, deliveries=1, now_ms=self._wall_ms())
             taken = self._inbox.take(read.told)
-        except BaseException:
+        except JournalError:
             self._partials.abandon()
             raise
+        except Exception as exc:
+            self._partials.abandon()
+            log.exception("a message failed unexpectedly", source=self.name, id=message.id)
+            self._refused.refused_again(message.number, _unexpected(exc))
+            return Committed(Taken())
         self._partials.committed()
         self._spool.discard([kept for kept in read.kept if kept.root not in taken.roots])
         if read.refusal is None:
@@ -342,6 +353,11 @@ class Backoff:
         self._state.attempt_number += 1
         wished_s = getattr(error, "retry_after_s", None) or 0.0
         return max(seconds, wished_s)
+
+
+def _unexpected(exc: Exception) -> MessageRefused:
+    """Return the refusal of a message that failed for a reason nobody foresaw."""
+    return MessageRefused(f"{type(exc).__name__}: {exc}", reason="Unexpected")
 
 
 def _sum(parts: Iterable[Committed]) -> Committed:

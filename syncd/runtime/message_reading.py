@@ -91,12 +91,13 @@ class MessageReader:
         self._partials = partials
         self._shared = shared
 
-    def read(self, message: Received, *, deliveries: int, now_ms: int, session: str = "") -> Read:
+    def read(self, message: Received, *, deliveries: int, packet: int = 0, now_ms: int, session: str = "") -> Read:
         """Return what a message comes to.
 
         Args:
             message: the message.
             deliveries: how often its broker has handed it over, this time included.
+            packet: its number while it is handed over again, 0 for none.
             now_ms: wall clock.
             session: the broker's, in which it came; "" for none.
 
@@ -105,9 +106,10 @@ class MessageReader:
         """
         decoded = decode(message, self._rules, now_ms=now_ms)
         read = Read(refusal=decoded.refusal)
+        content = "" if all(said.identity for said in decoded.said) else _content_identity(message, packet)
         for index, said in enumerate(decoded.said):
             try:
-                read.told.append(self._told(message, said, index, deliveries, session, read))
+                read.told.append(self._told(said, f"{content}\n{index}", deliveries, session, read))
             except MessageRefused as refusal:
                 read.refusal = read.refusal or refusal
             except JournalError:
@@ -115,7 +117,7 @@ class MessageReader:
                 raise
         return read
 
-    def _told(self, message: Received, said: Said, index: int, deliveries: int, session: str, read: Read) -> Told:
+    def _told(self, said: Said, content: str, deliveries: int, session: str, read: Read) -> Told:
         statement = said.statement
         if isinstance(statement, Command):
             self._permits.check(statement)
@@ -125,7 +127,7 @@ class MessageReader:
         if isinstance(statement, RunLogged) and statement.artifacts:
             statement = replace(statement, artifacts=[self._kept(one, read) for one in statement.artifacts])
         return Told(
-            identity=said.identity or _content_identity(message, index),
+            identity=said.identity or content,
             statement=statement,
             repeatable=not said.identity,
             again=deliveries > 1,
@@ -157,9 +159,10 @@ class MessageReader:
                 return artifact
 
 
-def _content_identity(message: Received, index: int) -> str:
+def _content_identity(message: Received, packet: int) -> str:
+    """Return what tells a message that has no id from others; the same content may come in many of them."""
     content = hashlib.sha256(message.body).hexdigest()
-    return f"content\n{message.address}\n{content}\n{index}"
+    return f"content\n{message.address}\n{content}\n{packet}"
 
 
 def _found(artifact: LocalArtifact, roots: Sequence[Path]) -> KeptArtifact:

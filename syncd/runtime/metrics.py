@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any, Final
+
+from syncd.sources.webhook import HookCounts
 
 _HELP: Final = {
     "syncd_info": ("gauge", "The version that runs."),
@@ -28,14 +31,17 @@ _HELP: Final = {
     "syncd_events_waiting": ("gauge", "Events behind the sink's cursor."),
     "syncd_events_dropped_total": ("counter", "Events that went by while the sink was away for too long."),
     "syncd_event_dead_letters": ("gauge", "Events that the sink refused and are kept."),
+    "syncd_messages_total": ("counter", "Events of messages by what became of them; of what is refused, messages."),
+    "syncd_message_dead_letters": ("gauge", "Messages that were refused and are kept here."),
+    "syncd_hook_requests_total": ("counter", "Requests to a webhook since the start, by what they were answered."),
 }
 _TAKES: Final = ("up", "throttled")
 
 
-def metrics_text(status: Mapping[str, Any], *, version: str) -> str:
-    """Return all metrics of one status."""
+def metrics_text(status: Mapping[str, Any], *, version: str, hooks: Mapping[str, HookCounts]) -> str:
+    """Return all metrics of one status, and those of webhooks by their names."""
     samples: dict[str, list[tuple[dict[str, str], float]]] = {}
-    for name, labels, value in _samples(status, version):
+    for name, labels, value in (*_samples(status, version), *_of_hooks(hooks)):
         samples.setdefault(name, []).append((labels, value))
     lines: list[str] = []
     for name, (kind, text) in _HELP.items():
@@ -70,6 +76,16 @@ def _samples(status: Mapping[str, Any], version: str) -> Iterator[tuple[str, dic
         yield "syncd_events_waiting", labels, sink["waiting"]
         yield "syncd_events_dropped_total", labels, sink["dropped"]
         yield "syncd_event_dead_letters", labels, sink["dead_letters"]
+    for source in status["messages"]:
+        for outcome in ("taken", "repeated", "ignored", "refused"):
+            yield "syncd_messages_total", {"source": source["source"], "outcome": outcome}, source[outcome]
+        yield "syncd_message_dead_letters", {"source": source["source"]}, source["dead_letters"]
+
+
+def _of_hooks(hooks: Mapping[str, HookCounts]) -> Iterator[tuple[str, dict[str, str], float]]:
+    for source, counts in hooks.items():
+        for outcome, count in asdict(counts).items():
+            yield "syncd_hook_requests_total", {"source": source, "outcome": outcome}, count
 
 
 def _number(value: float) -> str:

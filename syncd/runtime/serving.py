@@ -113,4 +113,5 @@ class Serving:
 
     async def metrics(self) -> str:
         """Return all metrics in the text format of Prometheus."""
-        return metrics_text(await self.status(), version=__version__)
+        hooks = {name: hook.counts for name, hook in hooks_of(self._pipeline).items()}
+        return metrics_text(await self.status(), version=__version__, hooks=hooks)

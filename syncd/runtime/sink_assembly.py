@@ -38,14 +38,22 @@ def events_together(settings: SinkSettings) -> int:
 
 
 def _open_event_grid(settings: EventGridSinkSettings) -> EventGridSink:
-    ca_file = _text(settings.ca_file)
-    auth = None
-    if settings.sign_in is not None:
-        authority_host = PUBLIC.authority_host
-        credentials = Credentials(settings.sign_in, authority_host=authority_host, ca_file=ca_file)
-        auth = BearerAuth(credentials.provider(SCOPE))
     key = settings.key.reveal() if settings.key is not None else ""
-    return EventGridSink(settings.endpoint, key=key, auth=auth, ca_file=ca_file, timeout_s=settings.timeout_s)
+    return EventGridSink(
+        settings.endpoint,
+        key=key,
+        auth=event_grid_auth(settings),
+        ca_file=_text(settings.ca_file),
+        timeout_s=settings.timeout_s,
+    )
+
+
+def event_grid_auth(settings: EventGridSinkSettings) -> BearerAuth | None:
+    """Return how a sink signs in, None where it has a key."""
+    if settings.sign_in is None:
+        return None
+    authority_host, ca_file = PUBLIC.authority_host, _text(settings.ca_file)
+    return BearerAuth(Credentials(settings.sign_in, authority_host=authority_host, ca_file=ca_file).provider(SCOPE))
 
 
 def _text(path: Path | None) -> str | None:

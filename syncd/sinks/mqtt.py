@@ -3,7 +3,8 @@
 Rules
 -----
 1. ``send`` returns when the broker has acknowledged every event. MQTT 5 tells what it does not allow; 3.1.1 does not.
-2. The topic's placeholders are filled in with "+", "#" and "/" replaced: an id cannot lead to another topic.
+2. The topic's placeholders are filled in with "+", "#" and "/" replaced: an id cannot lead to another topic; and
+   with control characters replaced, for which mosquitto ends the connection.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from syncd.brokers.mqtt_sending import MqttOutlet
 from syncd.core.events import Event, encode_structured
 
 NO_RUN: Final = "-"
-_NOT_IN_A_LEVEL: Final = re.compile(r"[+#/\0]")
+_NOT_IN_A_LEVEL: Final = re.compile(r"[+#/\x00-\x1f\x7f-\x9f]")
 
 
 class MqttSink:

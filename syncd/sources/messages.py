@@ -14,7 +14,8 @@ class Message:
     ``id`` is the broker's message id, "" when it has none. ``headers`` are application properties, MQTT 5 user
     properties or HTTP headers, names in lower case. ``address`` is the queue, the topic or the path on which it came.
     ``session`` orders messages of one session, "" for none. ``sent_ms`` is when the broker took it, ms since the
-    epoch, None if it does not say. ``deliveries`` counts from 1. ``handle`` is the adapter's own.
+    epoch, None if it does not say. ``deliveries`` counts from 1. ``packet`` is the number that it has until it is
+    settled (MQTT's packet identifier), and others after it. ``handle`` is the adapter's own.
     """
 
     id: str
@@ -25,6 +26,7 @@ class Message:
     session: str = ""
     sent_ms: int | None = None
     deliveries: int = 1
+    packet: int = 0
     handle: object = field(default=None, compare=False, repr=False)
 
 

@@ -186,6 +186,7 @@ def message_of(message: MQTTMessage, receipt: Receipt | None) -> Message:
         headers=headers,
         address=message.topic,
         deliveries=2 if message.dup else 1,
+        packet=message.mid,
         handle=receipt,
     )
 

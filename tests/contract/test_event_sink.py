@@ -100,6 +100,23 @@ async def test_events_arrive_whole_and_each_run_in_order(broker: BrokerUnderTest
         assert [(message.id, message.session) for message in messages[:2]] == [("e-0", "r0"), ("e-3", "r0")]
 
 
+async def test_a_run_of_any_id_is_told_of(broker: BrokerUnderTest) -> None:
+    place = await broker.place()
+    sink = sink_to(broker, place)
+    if isinstance(broker, MosquittoUnderTest):
+        device = uuid.uuid4().hex
+        place = f"syncd/{device}/+"
+        async with await broker.address(device).open_client(session_expiry_s=600) as client:
+            await client.subscribe_to([place])
+        sink = MqttSink(broker.address(f"sink-{device}"), f"syncd/{device}/{{run}}")
+    ids = ["r" * 200, "r" * 200, "ü" * 256, "a\x01\x7f\x85b", "ok"]
+    async with asyncio.timeout(PATIENCE_S):
+        await sink.send([event(number, run=run) for number, run in enumerate(ids)])
+    await sink.close()
+    messages = await arrived(broker, place, len(ids))
+    assert [json.loads(message.body)["data"]["run_id"] for message in messages] == ids
+
+
 async def test_a_broker_that_is_gone_is_told_and_served_again_once_it_is_back(broker: BrokerUnderTest) -> None:
     place = await broker.place()
     sink = sink_to(broker, place)

@@ -230,6 +230,30 @@ async def test_the_broker_keeps_what_comes_while_the_daemon_is_away(
     ]
 
 
+@pytest.mark.parametrize("version_5", [True, False], ids=["5", "3.1.1"])
+async def test_messages_keep_their_packets_numbers_over_connections_and_a_broker_s_restart(
+    mosquitto: RunningMosquitto, version_5: bool
+) -> None:
+    place = uuid.uuid4().hex
+    source = mqtt_of(mosquitto, [f"{place}/#"], client_id=place, version_5=version_5)
+    await begun(source)
+    await publish(mosquitto, f"{place}/a", b"same", b"same")
+    async with closing(source):
+        first = [*await next_of(source)]
+        while len(first) < 2:
+            first += await next_of(source)
+    mosquitto.stop()
+    mosquitto.start()
+    again = mqtt_of(mosquitto, [f"{place}/#"], client_id=place, version_5=version_5)
+    async with closing(again):
+        second = [*await next_of(again)]
+        while len(second) < 2:
+            second += await next_of(again)
+        await again.complete(second)
+    assert [(one.packet, one.deliveries) for one in second] == [(one.packet, 2) for one in first]
+    assert len({one.packet for one in second}) == 2
+
+
 async def test_shared_subscriptions_divide_the_messages(mosquitto: RunningMosquitto) -> None:
     place = uuid.uuid4().hex
     one, two = (mqtt_of(mosquitto, [f"$share/gateways/{place}/#"]) for _ in range(2))

@@ -20,10 +20,12 @@ from mlflow.entities import Run
 
 from syncd.configuration import DaemonSettings, MessageOptions, MlrunsSettings, destination_of_argument
 from syncd.core.source_tags import SOURCE, SOURCE_RUN_ID
-from syncd.errors import AuthFailed, Transient
+from syncd.errors import AuthFailed, JournalFull, MessageRefused, Transient
 from syncd.journal.dead_letters import retry
 from syncd.journal.journal import Journal
+from syncd.journal.refused_messages import KeptMessage, RefusedMessages
 from syncd.journal.report import JournalReport, LetterReport
+from syncd.runtime import message_intake
 from syncd.runtime.message_assembly import MessageOpening
 from syncd.runtime.pipeline import Pipeline
 from syncd.sources.in_memory import InMemorySource
@@ -290,6 +292,11 @@ async def test_a_message_that_nobody_foresaw_ends_nothing(
         assert (refused.reason, refused.description) == ("Unexpected", "ZeroDivisionError: nobody foresaw this")
         [run] = await asyncio.to_thread(case.runs)
         assert len(history(case, run, "m")) == 3
+        assert retry(tmp_path, None).waiting == (1,)
+        await case.until(lambda: case.intake._refused.to_retry() == [])
+        case.source.put(event({"run": {"id": "r"}, "metrics": [point("m", 3, 3)]}))
+        await case.settled()
+        assert [letter.code for letter in letters(tmp_path)] == ["Unexpected"]
 
 
 async def test_a_source_that_fails_is_tried_again_and_says_so(
@@ -325,6 +332,42 @@ async def test_a_full_journal_holds_messages_and_drops_none(
         await case.settled()
         assert case.intake.paused == ""
         assert len(case.source.completed) == 3
+
+
+async def test_what_a_sensor_says_again_counts_although_it_is_handed_over_again(
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str
+) -> None:
+    source = InMemorySource("bus")
+    same = {"run": {"id": "r"}, "metrics": {"m": 1}}
+    async with running(tmp_path, mlflow_server, experiment, source) as case:
+        for packet, deliveries in ((1, 1), (2, 1), (3, 2), (2, 2), (3, 2)):  # 3 was lost with its first connection
+            source.put(same, id="", packet=packet, deliveries=deliveries)
+            await case.settled()
+        [run] = await asyncio.to_thread(case.runs)
+        assert len(history(case, run, "m")) == 3
+
+
+async def test_a_disk_that_is_full_just_when_a_refusal_is_kept_doubles_no_neighbour(
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(message_intake, "FULL_RETRY_S", 0.1)
+    keep, full = RefusedMessages._keep, [True, True]
+
+    def keeps(self: RefusedMessages, message: KeptMessage, refusal: MessageRefused) -> None:
+        if full:
+            full.pop()
+            raise JournalFull("no space", doing="writing", target="syncd.db")
+        keep(self, message, refusal)
+
+    monkeypatch.setattr(RefusedMessages, "_keep", keeps)
+    source = InMemorySource("bus")
+    source.put({"run": {"id": "r"}, "metrics": {"m": 1}}, id="")  # as MQTT has it: nothing tells it from another
+    source.put(b"no JSON", id="")
+    async with running(tmp_path, mlflow_server, experiment, source) as case:
+        await case.settled()
+        assert len(letters(tmp_path)) == 1
+        [run] = await asyncio.to_thread(case.runs)
+        assert len(history(case, run, "m")) == 1
 
 
 async def test_commands_that_are_allowed_are_obeyed(

@@ -6,6 +6,7 @@ import asyncio
 import email.utils
 import json
 import os
+import re
 import socket
 import time
 import uuid
@@ -36,6 +37,7 @@ from syncd.rest.client import BasicAuth, BearerAuth, Deadlines
 from syncd.rest.uploads import BytesUpload
 from tests.standins.fault_proxy import FaultProxy, Rule
 from tests.standins.null_server import NullMlflow
+from tests.standins.ports import free_port
 
 QUICK = Deadlines(connect_s=1.0, stall_s=0.4, total_s=0.8)
 SOON_S = 10.0  # on a busy machine; an answer that drips takes longer, and silence has no end
@@ -124,6 +126,17 @@ async def test_a_get_that_fails_is_only_transient(proxy: FaultProxy, server: Mlf
     with pytest.raises(Transient) as caught:
         await server.ensure_experiment("e")
     assert type(caught.value) is Transient
+
+
+@pytest.mark.parametrize(
+    ("host", "why"), [("127.0.0.1", "Connection refused"), ("no-such-host.invalid", "[A-Z][a-z]+ .*(known|resolution)")]
+)
+async def test_nobody_there_is_said_in_plain_words(host: str, why: str) -> None:
+    port = free_port()
+    async with MlflowRest(f"http://{host}:{port}") as rest:
+        with pytest.raises(Transient) as caught:
+            await rest.text("/version", doing="asking")
+    assert re.fullmatch(f"cannot connect to {host}:{port}: {why}", caught.value.message)
 
 
 async def test_rejection_keeps_the_servers_words_whole(proxy: FaultProxy, server: MlflowServer) -> None:

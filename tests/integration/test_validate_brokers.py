@@ -1,4 +1,4 @@
-"""``syncd validate`` reaches brokers as they are: right, wrong, away; it takes no message and no session."""
+"""``syncd validate`` reaches brokers and sinks as they are: right, wrong, away; it takes no message and no session."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import pytest
 
 from syncd.cli.main import main
 from tests.standins.mosquitto import RunningMosquitto
+from tests.standins.ports import free_port
 from tests.standins.service_bus.server import ServiceBus
 
 
 def checks(
-    folder: Path, url: str, source: str, capsys: pytest.CaptureFixture[str]
+    folder: Path, url: str, table: str, capsys: pytest.CaptureFixture[str], *, of: str = "sources"
 ) -> tuple[int, dict[str, tuple[bool, str]]]:
     config = folder / "syncd.toml"
     config.write_text(
-        f'[daemon]\nstate_dir = "{folder / "state"}"\n[[sources]]\nname = "messages"\n{source}\n'
-        f'[[destinations]]\nname = "server"\nuri = "{url}"\n'
+        f'[daemon]\nstate_dir = "{folder / "state"}"\n[[destinations]]\nname = "server"\nuri = "{url}"\n'
+        f'[[{of}]]\nname = "messages"\n{table}\n'
     )
     code = main(["validate", "--config", str(config), "--json"])
     content = json.loads(capsys.readouterr().out)
@@ -63,3 +64,33 @@ def test_an_mqtt_broker(tmp_path: Path, mlflow_url: str, capsys: pytest.CaptureF
         assert "check username, password" in found["messages"][1]
     _, found = checks(tmp_path, mlflow_url, right, capsys)
     assert not found["messages"][0]
+
+
+def test_sinks(tmp_path: Path, mlflow_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mlruns").mkdir()
+    store = f'[[sources]]\nname = "store"\nkind = "mlruns"\npath = "{tmp_path / "mlruns"}"\n'
+
+    def sink(table: str) -> tuple[int, tuple[bool, str]]:
+        code, found = checks(tmp_path, mlflow_url, f"{table}\n{store}", capsys, of="sinks")
+        return code, found["messages"]
+
+    with RunningMosquitto(tmp_path / "mqtt", users={"device": "secret"}) as broker:
+        base = f'kind = "mqtt"\nhost = "{broker.host}"\nport = {broker.port}\nusername = "device"\n'
+        assert sink(base + 'password = "secret"')[1][0]
+        code, (ok, detail) = sink(base + 'password = "wrong"')
+        assert (code, ok) == (75, False)
+        assert "check username, password" in detail
+    with ServiceBus(tmp_path / "bus") as bus:
+        base = f'kind = "service-bus"\nconnection_string = "{bus.connection_string}"\nqueue = '
+        bus.queue("there")
+        assert sink(base + '"there"')[1] == (True, "queue there can be sent to")
+        assert bus.count("there") == 0
+        code, (ok, detail) = sink(base + '"missing"')
+        assert (code, ok) == (75, False)
+        assert "create it" in detail
+    for table in ('kind = "webhook"\nurl = "URL"', 'kind = "event-grid"\nendpoint = "URL"\nkey = "k"'):
+        _, (ok, detail) = sink(table.replace("URL", f"{mlflow_url}/hook?token=secret"))
+        assert ok
+        assert "secret" not in detail
+        code, (ok, _) = sink(table.replace("URL", f"http://127.0.0.1:{free_port()}/hook"))
+        assert (code, ok) == (75, False)

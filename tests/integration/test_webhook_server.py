@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -60,6 +61,9 @@ class Daemon:
 
     def post(self, body: bytes, headers: dict[str, str], *, source: str = "signed") -> requests.Response:
         return requests.post(f"{self.url}/hooks/{source}", data=body, headers=headers, timeout=60)
+
+    def metrics(self) -> str:
+        return requests.get(f"{self.url}/metrics", timeout=60).text
 
     def counts(self, source: str) -> dict[str, int]:
         journal = JournalReport.open(self.state_dir)
@@ -166,3 +170,6 @@ def test_a_wrong_signature_costs_nothing_however_often(daemon: Daemon) -> None:
         headers = {**signed(body), "webhook-signature": "v1,AAAA"}
         assert daemon.post(body, headers).status_code == 401
     assert daemon.counts("signed") == before
+    found = re.search(r'hook_requests_total{source="signed",outcome="unauthorized"} (\d+)', daemon.metrics())
+    assert found is not None
+    assert int(found[1]) >= 100

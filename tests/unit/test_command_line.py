@@ -371,7 +371,7 @@ def test_validate_prints_what_it_found(tmp_path: Path, capsys: pytest.CaptureFix
         '[[sources]]\nname = "a"\nkind = "mlruns"\npath = "x"\n[[destinations]]\nname = "b"\nuri = "http://h"\n'
     )
     assert main.main(["validate", "--no-connect", "--config", str(file)]) == 0
-    assert capsys.readouterr().out == f"{file}: valid, sources: 1, destinations: 1\n"
+    assert capsys.readouterr().out == f"{file}: valid, sources: 1, destinations: 1, sinks: 0\n"
     assert main.main(["validate", "--no-connect", "--json", "--config", str(file)]) == 0
     assert json.loads(capsys.readouterr().out)["ok"] is True
 

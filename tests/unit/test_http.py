@@ -7,6 +7,7 @@ import pytest
 from syncd.http.access import wrong_with
 from syncd.runtime.liveness import Liveness
 from syncd.runtime.metrics import metrics_text
+from syncd.sources.webhook import HookCounts
 
 
 def status_of(method: str, path: str, *, token: str = "", own_host: str = "127.0.0.1", **headers: str) -> int:
@@ -93,12 +94,17 @@ def test_metrics_have_the_form_of_prometheus() -> None:
     }
     sink = {"name": "hook", "state": "up", "sent": 3, "waiting": 0, "dropped": 2, "dead_letters": 1}
     journal = {"used_bytes": 10, "max_bytes": 2 * 1024**3, "free_disk_bytes": 7}
-    status = {"journal": journal, "problems": [], "destinations": [destination], "sinks": [sink]}
-    lines = metrics_text(status, version="1").splitlines()
+    source = {"source": "bus", "taken": 5, "repeated": 4, "ignored": 3, "refused": 2, "dead_letters": 1}
+    told = {"destinations": [destination], "sinks": [sink], "messages": [source]}
+    status = {"journal": journal, "problems": [], **told}
+    lines = metrics_text(status, version="1", hooks={"in": HookCounts(unauthorized=6)}).splitlines()
     assert 'syncd_points_sent_total{destination="a\\"b\\\\c\\nd"} 12345678' in lines
     assert 'syncd_points_waiting{destination="a\\"b\\\\c\\nd"} 5' in lines
     assert 'syncd_destination_up{destination="a\\"b\\\\c\\nd"} 0' in lines
     assert 'syncd_oldest_unsynced_seconds{destination="a\\"b\\\\c\\nd"} 1.5' in lines
     assert 'syncd_events_dropped_total{sink="hook"} 2' in lines
+    assert 'syncd_messages_total{source="bus",outcome="refused"} 2' in lines
+    assert 'syncd_message_dead_letters{source="bus"} 1' in lines
+    assert 'syncd_hook_requests_total{source="in",outcome="unauthorized"} 6' in lines
     assert "syncd_journal_max_bytes 2147483648" in lines
     assert all(line.startswith(("# HELP syncd_", "# TYPE syncd_", "syncd_")) for line in lines)

@@ -75,6 +75,7 @@ def test_a_message_source_alone_is_enough() -> None:
         ("", 1, "", "anybody could send messages", "secrets"),
         ("secrets = []", 4, ".secrets", "at least one secret", ""),
         ("secrets = [{ env = 'BAD' }]", 4, ".secrets[0]", "base64", ""),
+        ("secrets = ['whsec_']", 4, ".secrets[0]", "anybody could sign", ""),
         ("secrets = [{ envs = 'NEW' }]", 4, ".secrets[0]", "expected a secret", '"env"'),
         ("secrets = { env = 'NEW' }", 4, ".secrets", "a list of secrets", ""),
         ("token = 'short'", 4, ".token", "at least 16 characters", ""),
