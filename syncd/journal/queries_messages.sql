@@ -123,5 +123,9 @@ SELECT COUNT(*), COALESCE(SUM(length(body)), 0) FROM refused_message;
 DELETE FROM refused_message WHERE id = (SELECT MIN(id) FROM refused_message);
 
 -- name: is_refused_message
-SELECT EXISTS (SELECT 1 FROM refused_message
-WHERE source_id = :source_id AND message_id = :message_id AND body = :body);
+SELECT EXISTS (SELECT 1 FROM refused_message WHERE id = :id AND source_id = :source_id AND message_id = :message_id
+AND address = :address AND (message_id <> '' OR (content_type, headers) = (:content_type, :headers)) AND body = :body);
+
+-- name: refused_messages
+SELECT id, message_id, address, content_type, headers, body, sent_ms FROM refused_message
+WHERE source_id = :source_id ORDER BY id;

@@ -3,12 +3,16 @@
 Rules
 -----
 1. What is kept is bounded in number and bytes; beyond that the oldest go, and how many is logged.
-2. ``syncd dlq`` lists them, and marks them or gives them up, as it does dead letters (``dead_letters``). The daemon
+2. What is kept already is not kept again, whether its broker forgot that it was refused (mosquitto, killed, forgets
+   seconds) or its sender sends it once more (a webhook's, after a 4xx). Only what a message says tells: its broker's
+   mark of a redelivery is forgotten as well.
+3. ``syncd dlq`` lists them, and marks them or gives them up, as it does dead letters (``dead_letters``). The daemon
    looks for what is marked, tries it again, and forgets what was taken.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,10 +27,7 @@ MOST_BYTES: Final = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptMessage:
-    """A refused message, whole; it can be decoded again (``core.messages.envelopes.Received``).
-
-    ``again`` says that its broker has handed it over before.
-    """
+    """A refused message, whole; it can be decoded again (``core.messages.envelopes.Received``)."""
 
     number: int = 0
     id: str
@@ -35,7 +36,6 @@ class KeptMessage:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes
     sent_ms: int | None = None
-    again: bool = False
 
 
 class RefusedMessages:
@@ -44,6 +44,8 @@ class RefusedMessages:
     def __init__(self, journal: Journal, source_id: int) -> None:
         self._journal = journal
         self._source_id = source_id
+        # Under which number a message of that digest was kept, if that was committed and it still lies there.
+        self._numbers: dict[bytes, int] | None = None
 
     def keep(self, messages: Sequence[tuple[KeptMessage, MessageRefused]]) -> int:
         """Keep messages with the reasons; return how many older ones were given up for them.
@@ -65,6 +67,9 @@ class RefusedMessages:
         return gone
 
     def _keep(self, message: KeptMessage, refusal: MessageRefused) -> None:
+        if self._numbers is None or len(self._numbers) > 2 * MOST:
+            self._numbers = {_digest(one): one.number for one in self._fetch("refused_messages")}
+        digest = _digest(message)
         parameters = {
             "source_id": self._source_id,
             "message_id": message.id,
@@ -77,12 +82,14 @@ class RefusedMessages:
             "sent_ms": message.sent_ms,
             "now_ms": self._journal._wall_ms(),
         }
-        if message.again and self._journal._run("is_refused_message", parameters).fetchone()[0]:
-            return  # its broker did not hear that it was refused
+        last = {**parameters, "id": self._numbers.get(digest)}
+        if self._journal._run("is_refused_message", last).fetchone()[0]:
+            return
         number = self._journal._run("next_letter").fetchone()[0]
         self._journal._run("add_refused_message", {**parameters, "id": number})
         self._journal._run("begin_letter_numbers")
         self._journal._run("raise_letter_numbers", {"id": number})
+        self._numbers[digest] = number
 
     def _is_too_much(self) -> bool:
         number, size_bytes = self._journal._run("refused_bytes").fetchone()
@@ -90,7 +97,10 @@ class RefusedMessages:
 
     def to_retry(self, *, limit: int = 100) -> list[KeptMessage]:
         """Return messages that somebody wants to have tried again."""
-        rows = self._journal._fetch("refused_to_retry", {"source_id": self._source_id, "limit": limit})
+        return self._fetch("refused_to_retry", limit=limit)
+
+    def _fetch(self, name: str, **parameters: int) -> list[KeptMessage]:
+        rows = self._journal._fetch(name, {"source_id": self._source_id, **parameters})
         return [
             KeptMessage(
                 number=number,
@@ -114,3 +124,10 @@ class RefusedMessages:
         parameters = {"id": number, "reason": refusal.reason, "description": str(refusal)}
         with self._journal._releasing("keeping a refused message"):
             self._journal._run("refuse_again", parameters)
+
+
+def _digest(message: KeptMessage) -> bytes:
+    """Return what tells a message from others: its id and body, and if it has no id all that came with the body."""
+    beside = [] if message.id else [message.content_type, sorted(message.headers.items())]
+    about = json.dumps([message.id, message.address, *beside])
+    return hashlib.blake2b(about.encode() + b"\n" + message.body, digest_size=16).digest()

@@ -388,5 +388,4 @@ def _whole(message: Message) -> KeptMessage:
         headers=received.headers,
         body=received.body,
         sent_ms=received.sent_ms,
-        again=message.deliveries > 1,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -365,8 +365,10 @@ def test_the_latest_word_on_an_artifact_counts(case: Case) -> None:
 # -- refused messages ----------------------------------------------------------------------------------------------
 
 
-def kept_message(message_id: str = "m-1", body: bytes = b"{", *, again: bool = False) -> KeptMessage:
-    return KeptMessage(id=message_id, address="t", content_type="c", headers={"h": "v"}, body=body, again=again)
+def kept_message(
+    message_id: str = "m-1", body: bytes = b"{", *, address: str = "t", headers: Mapping[str, str] | None = None
+) -> KeptMessage:
+    return KeptMessage(id=message_id, address=address, content_type="c", headers=headers or {"h": "v"}, body=body)
 
 
 REFUSAL = MessageRefused("the body is not JSON")
@@ -414,6 +416,11 @@ def kept(case: Case) -> list[tuple[str, int]]:
         return [(one.subject_key, one.size_bytes) for one in journal.letters()]
 
 
+def kept_numbers(case: Case) -> list[int]:
+    with report(case) as journal:
+        return [one.id for one in journal.letters()]
+
+
 def report(case: Case) -> JournalReport:
     found = JournalReport.open(case.state_dir)
     assert found is not None
@@ -421,10 +428,35 @@ def report(case: Case) -> JournalReport:
 
 
 def test_a_refused_message_that_comes_again_is_kept_once(case: Case) -> None:
+    bodies = [b"{", b"["]
+    RefusedMessages(case.journal, case.source).keep([(kept_message(body=body), REFUSAL) for body in bodies])
+    refused = RefusedMessages(case.journal, case.source)  # after a restart
+    refused.keep([(kept_message(headers={"signature": "other"}), REFUSAL), (kept_message(body=b"x"), REFUSAL)])
+    refused.keep([(kept_message(body=b"x"), REFUSAL)])
+    assert kept_numbers(case) == [1, 2, 3]
+    assert drop_letters(case.state_dir, [3]).dropped == (3,)
+    refused.keep([(kept_message(body=b"x"), REFUSAL)])
+    assert kept_numbers(case) == [1, 2, 4]
+
+
+def test_of_a_refused_message_without_an_id_all_that_came_with_it_counts(case: Case) -> None:
     refused = RefusedMessages(case.journal, case.source)
+    for event_id in ("1", "2", "1"):
+        refused.keep([(kept_message("", headers={"ce-id": event_id}), REFUSAL)])
+    refused.keep([(kept_message("", address="u", headers={"ce-id": "1"}), REFUSAL)])
+    assert kept_numbers(case) == [1, 2, 3]
+
+
+def test_what_could_not_be_committed_is_not_taken_for_kept(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = RefusedMessages(case.journal, case.source)
+    with monkeypatch.context() as patched:
+        patched.setattr(refused, "_is_too_much", lambda: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            refused.keep([(kept_message(), REFUSAL)])
+    # It takes the number that the first one would have had.
+    refused.keep([(kept_message("other"), REFUSAL)])
     refused.keep([(kept_message(), REFUSAL)])
-    refused.keep([(kept_message(again=True), REFUSAL), (kept_message(body=b"[", again=True), REFUSAL)])
-    assert kept(case) == [("m-1", 1), ("m-1", 1)]
+    assert kept(case) == [("other", 1), ("m-1", 1)]
 
 
 def test_refused_messages_are_bounded(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
