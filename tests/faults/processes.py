@@ -160,10 +160,10 @@ def wait_for(what: str, condition: Any, *, timeout_s: float = 120.0, every_s: fl
 
 def waiting(state: Path) -> Mapping[str, int]:
     """Return counts of the journal's rows, read beside its owner; nothing while there is no journal yet."""
-    tables = ("delivery", "change", "dead_letter", "remote")
+    tables = ("delivery", "change", "dead_letter", "remote", "inbox", "refused_message")
     if not (state / "journal.db").exists():
         return dict.fromkeys(tables, 0)
     with contextlib.closing(sqlite3.connect(f"file:{state / 'journal.db'}?mode=ro", uri=True, timeout=10)) as db:
-        if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'delivery'").fetchone():
+        if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'refused_message'").fetchone():
             return dict.fromkeys(tables, 0)
         return {table: db.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0] for table in tables}

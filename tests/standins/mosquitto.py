@@ -13,16 +13,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import trustme
 
-from tests.standins.server_process import ServerProcess
+from tests.standins.server_process import LOOK_S, ServerProcess
 
 HOST = "127.0.0.1"
+SAVE_TIMEOUT_S = 30.0
 # Debian installs the broker where only root's PATH looks.
 PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
 
@@ -88,6 +91,16 @@ class RunningMosquitto(ServerProcess):
                 part.write_to_path(str(certificate), append=number > 0)
             authority.cert_pem.write_to_path(str(ca))
         return [f"certfile {certificate}", f"keyfile {key}"]
+
+    def save(self) -> None:
+        """Have it write all that it knows to its disk, which ``kill`` then does not take; return when it has."""
+        database = self.folder / "mosquitto.db"
+        before = database.stat().st_ino if database.exists() else None
+        os.kill(self.pid, signal.SIGUSR1)
+        deadline_s = time.monotonic() + SAVE_TIMEOUT_S
+        while not database.exists() or database.stat().st_ino == before:  # it is renamed into its place
+            assert time.monotonic() < deadline_s, "mosquitto does not save"
+            time.sleep(LOOK_S)
 
     def answers(self) -> bool:
         with socket.create_connection((HOST, self.port), timeout=2):
