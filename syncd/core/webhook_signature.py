@@ -17,17 +17,22 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 WINDOW_S = 300
 _PREFIX = "whsec_"
-_VERSION = "v1,"
+_VERSION = b"v1,"
 _MOST_SIGNATURES = 16
-_HEADERS = ("webhook-", "x-mlflow-")
+# Standard Webhooks' and MLflow's: of the signature, the id and the timestamp.
+_HEADERS = (
+    ("webhook-signature", "webhook-id", "webhook-timestamp"),
+    ("x-mlflow-signature", "x-mlflow-delivery-id", "x-mlflow-timestamp"),
+)
+_KEYS = 16  # that are ready for use: preparing one takes half as long as a signature
 
 
-@dataclass(frozen=True, slots=True)
-class Signed:
+class Signed(NamedTuple):
     """What the headers of a signed request say."""
 
     id: str
@@ -37,7 +42,7 @@ class Signed:
 
 def sign(key: bytes, *, message_id: str, timestamp_s: int, body: bytes) -> str:
     """Return the signature of a request: ``v1,`` and base64."""
-    return _sum(key, message_id, str(timestamp_s), body)
+    return _sum(key, message_id, str(timestamp_s), body).decode()
 
 
 def key_of(secret: str) -> bytes:
@@ -59,12 +64,11 @@ def key_of(secret: str) -> bytes:
 
 def signed_of(headers: Mapping[str, str]) -> Signed | None:
     """Return what a request's headers (names in lower case) say of its signature; None if it has none."""
-    for begin in _HEADERS:
-        signatures = headers.get(f"{begin}signature")
+    for signature, message_id, timestamp in _HEADERS:
+        signatures = headers.get(signature)
         if signatures is not None:
-            message_id = headers.get(f"{begin}id", "") or headers.get(f"{begin}delivery-id", "")
-            timestamp = headers.get(f"{begin}timestamp", "")
-            return Signed(message_id, timestamp, tuple(signatures.split()[:_MOST_SIGNATURES]))
+            listed = tuple(signatures.split()[:_MOST_SIGNATURES])
+            return Signed(headers.get(message_id, ""), headers.get(timestamp, ""), listed)
     return None
 
 
@@ -81,14 +85,22 @@ def wrong_with(signed: Signed, *, keys: Sequence[bytes], body: bytes, now_s: flo
     return ""
 
 
-def _matches(signed: Signed, right: Iterable[str]) -> bool:
+def _matches(signed: Signed, right: Iterable[bytes]) -> bool:
+    given = [one.encode("utf-8", "surrogatepass") for one in signed.signatures]
     found = False
     for one in right:
-        for given in signed.signatures:
-            found |= hmac.compare_digest(one.encode(), given.encode("utf-8", "surrogatepass"))
+        for other in given:
+            found |= hmac.compare_digest(one, other)
     return found
 
 
-def _sum(key: bytes, message_id: str, timestamp: str, body: bytes) -> str:
-    content = f"{message_id}.{timestamp}.".encode("utf-8", "surrogatepass") + body
-    return _VERSION + base64.b64encode(hmac.new(key, content, hashlib.sha256).digest()).decode()
+def _sum(key: bytes, message_id: str, timestamp: str, body: bytes) -> bytes:
+    code = _keyed(key).copy()
+    code.update(f"{message_id}.{timestamp}.".encode("utf-8", "surrogatepass"))
+    code.update(body)
+    return _VERSION + binascii.b2a_base64(code.digest(), newline=False)
+
+
+@lru_cache(_KEYS)
+def _keyed(key: bytes) -> hmac.HMAC:
+    return hmac.new(key, digestmod=hashlib.sha256)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -28,20 +29,19 @@ def wrong_with(
     Args:
         method: of the request.
         path: of the request.
-        headers: of the request, whatever the case of their names.
+        headers: of the request, names in lower case, or found whatever their case.
         token: what must be shown, "" for none.
         own_host: the host that the server listens on.
     """
     if path in _OPEN:
         return None
-    if not token and _host_of(headers.get("Host", "")) not in {*_LOOPBACK_NAMES, own_host}:
+    if not token and not _is_local(headers.get("host", ""), own_host):
         return 421, "this server is asked by the name localhost or by its own address only"
     if path.startswith("/hooks/"):
         return None
-    if token and not _shows(headers.get("Authorization", ""), token):
+    if token and not _shows(headers.get("authorization", ""), token):
         return 401, "the token is missing or wrong (Authorization: Bearer …)"
-    origin = headers.get("Origin", "")
-    if method not in ("GET", "HEAD") and origin and urlsplit(origin).netloc != headers.get("Host", ""):
+    if method not in ("GET", "HEAD") and not _is_own(headers.get("origin", ""), headers.get("host", "")):
         return 403, "requests of other sites are refused"
     return None
 
@@ -52,8 +52,17 @@ def _shows(authorization: str, token: str) -> bool:
     return right and scheme.lower() == "bearer"
 
 
-def _host_of(host: str) -> str:
+def _is_own(origin: str, host: str) -> bool:
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        return not origin or urlsplit(origin).netloc == host
     except ValueError:
-        return ""
+        return False
+
+
+@lru_cache(64)  # the same few names come with every message
+def _is_local(host: str, own_host: str) -> bool:
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    return name in _LOOPBACK_NAMES or name == own_host

@@ -3,8 +3,11 @@
 Rules
 -----
 1. What is answered comes from ``Served``; this module knows HTTP only.
-2. A body is read up to the limit of who gets it, and not before it is known who that is.
+2. A body is read up to the limit of who gets it, and not before it is known who that is; those that come slowly are
+   bounded together, too.
 3. What fails here is logged and answered 500; it never ends the daemon.
+4. aiohttp's server is used without its application: a message to a hook is one request, and its routes, middlewares and
+   time-outs would cost each of them more than checking its signature.
 """
 
 from __future__ import annotations
@@ -19,14 +22,17 @@ from aiohttp import web
 
 from syncd.errors import SyncdError
 from syncd.http.access import wrong_with
-from syncd.sources.webhook import HookAnswer, HookRequest
+from syncd.sources.webhook import TAKEN, HookAnswer, HookRequest
 
 log = structlog.get_logger(__name__)
 
 MOST_EVENTS: Final = 1000
 LONGEST_WAIT_S: Final = 60.0
 BODY_S: Final = 30.0  # a hook's body must have come by then
+MOST_SLOW_BYTES: Final = 64 * 1024 * 1024  # of all bodies that did not come with their heads
 _PIECE_BYTES: Final = 64 * 1024
+_HOOKS: Final = "/hooks/"
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PAGE: Final = """<!doctype html><meta charset="utf-8"><title>syncd</title>
 <h1>syncd</h1><p>This is the daemon's HTTP server.</p>
 <ul><li><a href="/api/v1/status">status</a><li><a href="/api/v1/runs">runs</a><li><a href="/api/v1/events">events</a>
@@ -39,8 +45,8 @@ class Hook(Protocol):
 
     most_bytes: int
 
-    async def answer(self, request: HookRequest) -> HookAnswer:
-        """Return the answer to a request."""
+    def answer(self, request: HookRequest) -> asyncio.Future[HookAnswer]:
+        """Return the answer to a request, which is to come."""
         ...
 
 
@@ -81,6 +87,17 @@ class HttpServer:
         self._port = port
         self._token = token
         self._hooks = hooks
+        self._slow_bytes = 0
+        self._routes: dict[str, tuple[str, Callable[[web.BaseRequest], Awaitable[web.Response]]]] = {
+            "/": ("GET", self._page),
+            "/livez": ("GET", self._live),
+            "/readyz": ("GET", self._ready),
+            "/metrics": ("GET", self._metrics),
+            "/api/v1/status": ("GET", self._status),
+            "/api/v1/runs": ("GET", self._runs),
+            "/api/v1/events": ("GET", self._events),
+            "/api/v1/reload": ("POST", self._reload),
+        }
         self.address: tuple[str, int] | None = None
 
     async def run(self) -> None:
@@ -89,7 +106,8 @@ class HttpServer:
         Raises:
             SyncdError: the address cannot be listened on.
         """
-        runner = web.AppRunner(self.application(), access_log=None, keepalive_timeout=30, handle_signals=False)
+        server = web.Server(self._answer, access_log=None, keepalive_timeout=30)
+        runner = web.ServerRunner(server, shutdown_timeout=1.0)
         await runner.setup()
         try:
             await self._listen(runner)
@@ -97,8 +115,8 @@ class HttpServer:
         finally:
             await runner.cleanup()
 
-    async def _listen(self, runner: web.AppRunner) -> None:
-        site = web.TCPSite(runner, self._host, self._port, shutdown_timeout=1.0)
+    async def _listen(self, runner: web.ServerRunner) -> None:
+        site = web.TCPSite(runner, self._host, self._port)
         try:
             await site.start()
         except OSError as exc:
@@ -108,65 +126,57 @@ class HttpServer:
         self.address = runner.addresses[0][:2]
         log.info("HTTP is served", address="{}:{}".format(*self.address))
 
-    def application(self) -> web.Application:
-        """Return what answers."""
-        app = web.Application(middlewares=[self._guard], client_max_size=_PIECE_BYTES)
-        app.router.add_get("/", self._page)
-        app.router.add_get("/livez", self._live)
-        app.router.add_get("/readyz", self._ready)
-        app.router.add_get("/metrics", self._metrics)
-        app.router.add_get("/api/v1/status", self._status)
-        app.router.add_get("/api/v1/runs", self._runs)
-        app.router.add_get("/api/v1/events", self._events)
-        app.router.add_post("/api/v1/reload", self._reload)
-        app.router.add_route("*", "/hooks/{source}", self._hook)
-        return app
-
-    @web.middleware
-    async def _guard(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        """Refuse who may not ask; answer JSON also where something is wrong."""
-        refusal = wrong_with(request.method, request.path, request.headers, token=self._token, own_host=self._host)
-        if refusal is not None:
-            status, why = refusal
-            headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-            return _json({"error": why}, status=status, headers=headers)
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
+        """Answer a request; JSON also where something is wrong."""
+        path = request.path
+        refused = wrong_with(request.method, path, request.headers, token=self._token, own_host=self._host)
+        if refused is not None:
+            status, why = refused
+            return _refusal(status, why, {"WWW-Authenticate": "Bearer"} if status == 401 else None)
         try:
-            return await handler(request)
-        except web.HTTPException as error:
-            allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-            return _json({"error": error.reason}, status=error.status, headers=allow)
+            if path.startswith(_HOOKS):
+                return await self._hook(request, path[len(_HOOKS) :])
+            return await self._route(request, path)
+        except _Refused as error:
+            return _refusal(error.status, str(error), error.headers)
         except SyncdError as error:
-            return _json({"error": str(error)}, status=503)
+            return _refusal(503, str(error))
         except Exception as exc:
-            log.exception("a request failed unexpectedly", path=request.path)
-            return _json({"error": f"failed unexpectedly: {type(exc).__name__}"}, status=500)
+            log.exception("a request failed unexpectedly", path=path)
+            return _refusal(500, f"failed unexpectedly: {type(exc).__name__}")
+
+    async def _route(self, request: web.BaseRequest, path: str) -> web.Response:
+        if path not in self._routes:
+            raise _Refused(404, "Not Found")
+        method, answer = self._routes[path]
+        if request.method != method and not (method == "GET" and request.method == "HEAD"):
+            raise _Refused(405, "Method Not Allowed", {"Allow": "GET, HEAD" if method == "GET" else method})
+        return await answer(request)
 
     # -- answers ---------------------------------------------------------------------------------------------------
 
-    async def _page(self, _: web.Request) -> web.Response:
+    async def _page(self, _: web.BaseRequest) -> web.Response:
         return web.Response(
             text=_PAGE, content_type="text/html", headers={"Content-Security-Policy": "default-src 'none'"}
         )
 
-    async def _live(self, _: web.Request) -> web.Response:
+    async def _live(self, _: web.BaseRequest) -> web.Response:
         return _probe(self._served.live())
 
-    async def _ready(self, _: web.Request) -> web.Response:
+    async def _ready(self, _: web.BaseRequest) -> web.Response:
         return _probe(self._served.ready())
 
-    async def _metrics(self, _: web.Request) -> web.Response:
+    async def _metrics(self, _: web.BaseRequest) -> web.Response:
         text = await self._served.metrics()
         return web.Response(body=text.encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
-    async def _status(self, _: web.Request) -> web.Response:
+    async def _status(self, _: web.BaseRequest) -> web.Response:
         return _json(await self._served.status())
 
-    async def _runs(self, _: web.Request) -> web.Response:
+    async def _runs(self, _: web.BaseRequest) -> web.Response:
         return _json(await self._served.runs())
 
-    async def _events(self, request: web.Request) -> web.Response:
+    async def _events(self, request: web.BaseRequest) -> web.Response:
         """Answer the events behind ``since``; with ``wait_s`` wait so long for the first one."""
         query = request.query
         since, types = query.get("since", ""), tuple(query.getall("type", ()))
@@ -181,49 +191,78 @@ class HttpServer:
                 return _json({"schema": 1, "events": events, "next": events[-1]["id"] if events else since or None})
             await asyncio.sleep(0.2)
 
-    async def _reload(self, _: web.Request) -> web.Response:
-        return _json({"error": "reloading is not in this version yet: restart syncd"}, status=501)
+    async def _reload(self, _: web.BaseRequest) -> web.Response:
+        raise _Refused(501, "reloading is not in this version yet: restart syncd")
 
-    async def _hook(self, request: web.Request) -> web.Response:
-        name = request.match_info["source"]
+    # -- hooks -----------------------------------------------------------------------------------------------------
+
+    async def _hook(self, request: web.BaseRequest, name: str) -> web.Response:
         hook = self._hooks.get(name)
         if hook is None:
-            return _json({"error": "there is no source of kind webhook of that name"}, status=404)
+            raise _Refused(404, "there is no source of kind webhook of that name")
         if request.method not in ("POST", "OPTIONS"):
-            return _json({"error": "expected POST"}, status=405, headers={"Allow": "POST, OPTIONS"})
-        body = await _read_body(request, hook.most_bytes)
-        if body is None:
-            refused = {"error": f"a message may have {hook.most_bytes} bytes"}
-            return _json(refused, status=413, headers={"Connection": "close"})
+            raise _Refused(405, "expected POST", {"Allow": "POST, OPTIONS"})
+        body = await self._body(request, hook.most_bytes)
         headers = {key.lower(): value for key, value in request.headers.items()}
-        asked = HookRequest(method=request.method, headers=headers, query=dict(request.query), body=body)
-        answer = await hook.answer(asked)
+        query = dict(request.query) if request.query_string else {}
+        answer = await hook.answer(HookRequest(method=request.method, headers=headers, query=query, body=body))
+        if answer is TAKEN:
+            return web.Response(body=_TAKEN_BODY, headers=_JSON)
         return _json(answer.content, status=answer.status, headers=answer.headers)
 
+    async def _body(self, request: web.BaseRequest, most_bytes: int) -> bytes:
+        """Return a body of at most so many bytes; one that came with its head, as most do, needs no time-out."""
+        if (request.content_length or 0) > most_bytes:
+            raise _too_large(most_bytes)
+        if request.content.is_eof():
+            body = request.content.read_nowait()
+        else:
+            body = await self._read_slowly(request, most_bytes)
+        if len(body) > most_bytes:
+            raise _too_large(most_bytes)
+        return body
 
-async def _read_body(request: web.Request, most_bytes: int) -> bytes | None:
-    """Return a body of at most so many bytes, None if it has more."""
-    if (request.content_length or 0) > most_bytes:
-        return None
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_S):
-            while piece := await request.content.read(_PIECE_BYTES):
-                body += piece
-                if len(body) > most_bytes:
-                    return None
-    except TimeoutError as exc:
-        raise web.HTTPRequestTimeout from exc
-    return bytes(body)
+    async def _read_slowly(self, request: web.BaseRequest, most_bytes: int) -> bytes:
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(_CONTINUE)
+            request.writer.output_size = 0  # so says aiohttp's application, which would do it
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_S):
+                while piece := await request.content.read(_PIECE_BYTES):
+                    body += piece
+                    self._slow_bytes += len(piece)
+                    if len(body) > most_bytes:
+                        raise _too_large(most_bytes)
+                    if self._slow_bytes > MOST_SLOW_BYTES:
+                        raise _Refused(503, "too much comes at once", {"Retry-After": "5", **_CLOSE})
+        except TimeoutError as exc:
+            raise _Refused(408, f"a body must have come within {BODY_S:g} s", _CLOSE) from exc
+        finally:
+            self._slow_bytes -= len(body)
+        return bytes(body)
+
+
+class _Refused(Exception):
+    """A request is not served: the status, why, and headers."""
+
+    def __init__(self, status: int, why: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(why)
+        self.status = status
+        self.headers = headers
+
+
+def _too_large(most_bytes: int) -> _Refused:
+    return _Refused(413, f"a message may have {most_bytes} bytes", _CLOSE)
 
 
 def _number(text: str, *, least: float, most: float) -> float:
     try:
         number = float(text)
     except ValueError as exc:
-        raise web.HTTPBadRequest(reason=f"expected a number, found {text[:40]!r}") from exc
+        raise _Refused(400, f"expected a number, found {text[:40]!r}") from exc
     if not least <= number <= most:
-        raise web.HTTPBadRequest(reason=f"expected a number from {least:g} to {most:g}, found {number:g}")
+        raise _Refused(400, f"expected a number from {least:g} to {most:g}, found {number:g}")
     return number
 
 
@@ -231,8 +270,22 @@ def _probe(why: str) -> web.Response:
     return _json({"ok": not why, "reason": why}, status=503 if why else 200)
 
 
+def _refusal(status: int, why: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    return _json({"error": why}, status=status, headers=headers)
+
+
 def _json(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    body = text.encode("utf-8", "backslashreplace")
-    kept = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", **(headers or {})}
-    return web.Response(body=body, status=status, content_type="application/json", headers=kept)
+    return web.Response(body=_as_json(value), status=status, headers={**_JSON, **(headers or {})})
+
+
+def _as_json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace")
+
+
+_CLOSE: Final = {"Connection": "close"}
+_JSON: Final = {
+    "Content-Type": "application/json; charset=utf-8",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+_TAKEN_BODY: Final = _as_json(TAKEN.content)  # by far the most frequent answer

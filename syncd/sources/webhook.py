@@ -7,6 +7,8 @@ Rules
 1. 2xx is said only after ``complete``: whoever sent it may then forget it.
 2. What is not from who it claims to be is answered 401 and counted; nothing of it is read.
 3. What waits is bounded in number and bytes; beyond that, and where nobody reads, the answer is 503 with Retry-After.
+4. A request costs no timer and no task of its own: one timer watches whoever has waited longest.
+5. What comes while a batch is committed is the next batch: one commit answers everybody who sends side by side.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import base64
 import binascii
 import hmac
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -29,11 +31,13 @@ from syncd.sources.messages import Message
 MOST_WAITING: Final = 1000
 MOST_WAITING_BYTES: Final = 64 * 1024 * 1024
 PATIENCE_S: Final = 20.0
+GATHER_S: Final = 0.001  # waited for more, while they are fewer than the last time and more are coming
 RETRY_AFTER_S: Final = 5
 _STATUS_OF_REASON: Final = {"TooLarge": 413, "NotAllowed": 403, "NotSupported": 501}
+_NO_PROOF: Final = "the request does not prove where it comes from (signature, token or password)"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # frozen, it would take three times as long to make
 class HookRequest:
     """A request to ``/hooks/{source}``: names of headers in lower case, the body whole."""
 
@@ -50,6 +54,9 @@ class HookAnswer:
     status: int
     content: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
+
+
+TAKEN: Final = HookAnswer(status=200, content={"status": "taken"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,16 +102,33 @@ class WebhookSource:
         self._wall_s = wall_s
         self._waiting: deque[Message] = deque()
         self._waiting_bytes = 0
-        self._arrived = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._held = 0  # handed over and not settled
+        self._together = 1  # as many came at once the last time
+        self._unanswered: OrderedDict[object, float] = OrderedDict()  # until when each may wait, the oldest first
+        self._timer: asyncio.TimerHandle | None = None
 
     # -- for the HTTP server ---------------------------------------------------------------------------------------
 
-    async def answer(self, request: HookRequest) -> HookAnswer:
-        """Return the answer to a request, at the latest after ``patience_s``."""
+    def answer(self, request: HookRequest) -> asyncio.Future[HookAnswer]:
+        """Return the answer to a request, which comes at the latest after ``patience_s``.
+
+        Who no longer wants it may cancel it; the message is then taken all the same.
+        """
+        answer: asyncio.Future[HookAnswer] = asyncio.get_running_loop().create_future()
+        signed = signed_of(request.headers)
+        at_once = self._at_once(request, signed)
+        if at_once is not None:
+            answer.set_result(at_once)
+        else:
+            self._hand_over(request, signed.id if signed else "", answer)
+        return answer
+
+    def _at_once(self, request: HookRequest, signed: Signed | None) -> HookAnswer | None:
+        """Return the answer to what is no message that may be taken, None if it is one."""
         if len(request.body) > self.most_bytes:
             self.counts.refused += 1
             return _refusal(413, f"a message may have {self.most_bytes} bytes")
-        signed = signed_of(request.headers)
         wrong = self._wrong_with(request, signed)
         if wrong:
             self.counts.unauthorized += 1
@@ -113,7 +137,9 @@ class WebhookSource:
             return _handshake(request.headers)
         if request.headers.get("aeg-event-type", "").lower() == "subscriptionvalidation":
             return _validation(request.body)
-        return await self._hand_over(request, signed.id if signed else "")
+        if len(self._waiting) >= MOST_WAITING or self._waiting_bytes + len(request.body) > MOST_WAITING_BYTES:
+            return self._put_off()
+        return None
 
     def _wrong_with(self, request: HookRequest, signed: Signed | None) -> str:
         credentials = self._credentials
@@ -123,12 +149,9 @@ class WebhookSource:
             return ""
         if credentials.basic and _same(_basic_of(request.headers), ":".join(credentials.basic)):
             return ""
-        return "the request does not prove where it comes from (signature, token or password)"
+        return _NO_PROOF
 
-    async def _hand_over(self, request: HookRequest, message_id: str) -> HookAnswer:
-        if len(self._waiting) >= MOST_WAITING or self._waiting_bytes + len(request.body) > MOST_WAITING_BYTES:
-            return self._put_off()
-        answer: asyncio.Future[HookAnswer] = asyncio.get_running_loop().create_future()
+    def _hand_over(self, request: HookRequest, message_id: str, answer: asyncio.Future[HookAnswer]) -> None:
         message = Message(
             id=message_id,
             body=request.body,
@@ -139,22 +162,25 @@ class WebhookSource:
         )
         self._waiting.append(message)
         self._waiting_bytes += len(message.body)
-        self._arrived.set()
-        try:
-            async with asyncio.timeout(self._patience_s):
-                return await answer
-        except TimeoutError:
-            return self._put_off()
-        finally:
-            self._withdraw(message)
+        self._changed.set()
+        loop = answer.get_loop()
+        until_s = loop.time() + self._patience_s
+        self._unanswered[answer] = until_s
+        if self._timer is None:
+            self._timer = loop.call_at(until_s, self._lose_patience)
 
-    def _withdraw(self, message: Message) -> None:
-        """Take a message back that nobody has taken up."""
-        for index, one in enumerate(self._waiting):
-            if one is message:
-                del self._waiting[index]
-                self._waiting_bytes -= len(message.body)
+    def _lose_patience(self) -> None:
+        """Put off whoever has waited for too long, and come back when the next one will have."""
+        loop = asyncio.get_running_loop()
+        while self._unanswered:
+            answer, until_s = next(iter(self._unanswered.items()))
+            if until_s > loop.time():
+                self._timer = loop.call_at(until_s, self._lose_patience)
                 return
+            if self._waiting and self._waiting[0].handle is answer:  # nobody has taken it up
+                self._waiting_bytes -= len(self._waiting.popleft().body)
+            self._answer(answer, self._put_off())
+        self._timer = None
 
     def _put_off(self) -> HookAnswer:
         self.counts.put_off += 1
@@ -165,9 +191,9 @@ class WebhookSource:
 
     async def receive(self, *, most: int, most_bytes: int) -> Sequence[Message]:
         """Wait for messages; see ``MessageSource``."""
-        while not self._waiting:
-            self._arrived.clear()
-            await self._arrived.wait()
+        await self._gather(most)
+        while not self._waiting:  # who came has lost patience
+            await self._gather(most)
         taken: list[Message] = []
         size = 0
         while self._waiting and len(taken) < most and size < most_bytes:
@@ -175,35 +201,56 @@ class WebhookSource:
             size += len(message.body)
             taken.append(message)
         self._waiting_bytes -= size
+        self._held = len(taken)
         return taken
+
+    async def _gather(self, most: int) -> None:
+        """Wait until the batch before is settled, and for what comes together."""
+        while not self._waiting or self._held:
+            self._changed.clear()
+            await self._changed.wait()
+        seen = 0
+        while seen < len(self._waiting) < most:
+            seen = len(self._waiting)
+            await asyncio.sleep(GATHER_S if seen < self._together else 0)
+        self._together = seen
 
     async def complete(self, messages: Sequence[Message]) -> None:
         """Answer that the messages are taken."""
         self.counts.taken += len(messages)
         for message in messages:
-            _answer(message, HookAnswer(status=200, content={"status": "taken"}))
+            self._settle(message, TAKEN)
 
     async def refuse(self, message: Message, *, reason: str, description: str) -> None:
         """Answer that a message is not taken, and why."""
         self.counts.refused += 1
-        _answer(message, _refusal(_STATUS_OF_REASON.get(reason, 400), description))
+        self._settle(message, _refusal(_STATUS_OF_REASON.get(reason, 400), description))
 
     async def release(self, messages: Sequence[Message]) -> None:
         """Answer that the messages are to be sent again later."""
         for message in messages:
-            _answer(message, self._put_off())
+            self._settle(message, self._put_off())
 
     async def close(self) -> None:
         """Answer everything that waits."""
-        await self.release(list(self._waiting))
-        self._waiting.clear()
+        while self._waiting:
+            self._answer(self._waiting.popleft().handle, self._put_off())
         self._waiting_bytes = 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
+    def _settle(self, message: Message, said: HookAnswer) -> None:
+        self._held -= 1
+        if not self._held:
+            self._changed.set()
+        self._answer(message.handle, said)
 
-def _answer(message: Message, answer: HookAnswer) -> None:
-    assert isinstance(message.handle, asyncio.Future)
-    if not message.handle.done():  # its sender may have gone
-        message.handle.set_result(answer)
+    def _answer(self, answer: object, said: HookAnswer) -> None:
+        assert isinstance(answer, asyncio.Future)
+        self._unanswered.pop(answer, None)
+        if not answer.done():  # its sender may have gone, or lost its patience
+            answer.set_result(said)
 
 
 def _refusal(status: int, why: str) -> HookAnswer:

@@ -11,7 +11,8 @@ from syncd.sources.webhook import HookCounts
 
 
 def status_of(method: str, path: str, *, token: str = "", own_host: str = "127.0.0.1", **headers: str) -> int:
-    refusal = wrong_with(method, path, headers, token=token, own_host=own_host)
+    lowered = {name.lower(): value for name, value in headers.items()}
+    refusal = wrong_with(method, path, lowered, token=token, own_host=own_host)
     return refusal[0] if refusal else 200
 
 

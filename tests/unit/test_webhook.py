@@ -56,7 +56,7 @@ def mlflow_headers(secret: str, *, at_s: float = NOW_S) -> dict[str, str]:
 
 async def answered(hook: WebhookSource, asked: HookRequest) -> HookAnswer:
     """Have a request answered by an intake that takes all it gets."""
-    answering = asyncio.create_task(hook.answer(asked))
+    answering = hook.answer(asked)
     receiving = asyncio.create_task(hook.receive(most=10, most_bytes=10_000))
     await asyncio.wait((answering, receiving), return_when=asyncio.FIRST_COMPLETED)
     if receiving.done():
@@ -130,7 +130,7 @@ async def test_senders_that_cannot_sign_have_a_secret_url_or_a_password(asked: H
 
 async def test_2xx_is_said_after_the_message_was_completed() -> None:
     hook = source(KEYS)
-    answering = asyncio.create_task(hook.answer(request(standard_headers())))
+    answering = hook.answer(request(standard_headers()))
     [message] = await hook.receive(most=10, most_bytes=10_000)
     assert (message.id, message.body, message.address) == ("msg_1", BODY.encode(), "/hooks/hook")
     assert not answering.done()
@@ -143,7 +143,7 @@ async def test_2xx_is_said_after_the_message_was_completed() -> None:
 )
 async def test_what_is_refused_is_answered_with_the_reason(reason: str, status: int) -> None:
     hook = source(KEYS)
-    answering = asyncio.create_task(hook.answer(request(standard_headers())))
+    answering = hook.answer(request(standard_headers()))
     [message] = await hook.receive(most=10, most_bytes=10_000)
     await hook.refuse(message, reason=reason, description="/data/step: expected a whole number")
     answer = await answering
@@ -163,8 +163,7 @@ async def test_what_nobody_takes_is_put_off_and_withdrawn() -> None:
 async def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("syncd.sources.webhook.MOST_WAITING", 2)
     hook = source(KEYS)
-    waiting = [asyncio.create_task(hook.answer(request(standard_headers()))) for _ in range(2)]
-    await asyncio.sleep(0)
+    waiting = [hook.answer(request(standard_headers())) for _ in range(2)]
     assert (await hook.answer(request(standard_headers()))).status == 503
     await hook.close()
     assert [(await one).status for one in waiting] == [503, 503]
@@ -177,12 +176,45 @@ async def test_a_request_that_is_too_large_is_not_kept() -> None:
 
 async def test_messages_are_given_out_up_to_a_number_and_a_size() -> None:
     hook = source(KEYS)
-    waiting = [asyncio.create_task(hook.answer(request(standard_headers()))) for _ in range(5)]
-    await asyncio.sleep(0)
-    assert len(await hook.receive(most=2, most_bytes=10_000)) == 2
+    waiting = [hook.answer(request(standard_headers())) for _ in range(5)]
+    first = await hook.receive(most=2, most_bytes=10_000)
+    assert len(first) == 2
+    await hook.complete(first)
     assert len(await hook.receive(most=10, most_bytes=len(BODY) + 1)) == 2
-    for one in waiting:
-        one.cancel()
+    assert [one.done() for one in waiting] == [True, True, False, False, False]
+
+
+async def test_who_comes_while_others_are_committed_is_committed_together() -> None:
+    hook = source(KEYS)
+    hook.answer(request(standard_headers()))
+    [first] = await hook.receive(most=10, most_bytes=10_000)
+    for _ in range(3):
+        hook.answer(request(standard_headers()))
+    receiving = asyncio.create_task(hook.receive(most=10, most_bytes=10_000))
+    await asyncio.wait([receiving], timeout=0.01)
+    assert not receiving.done()
+    await hook.refuse(first, reason="Malformed", description="")
+    assert len(await receiving) == 3
+
+
+async def test_what_is_not_settled_in_time_is_put_off_and_may_be_settled_later() -> None:
+    hook = source(KEYS, patience_s=0.02)
+    first, second = hook.answer(request(standard_headers())), hook.answer(request(standard_headers()))
+    taken = await hook.receive(most=1, most_bytes=10_000)
+    assert [(await one).status for one in (first, second)] == [503, 503]
+    await hook.complete(taken)
+    third = hook.answer(request(standard_headers()))
+    [message] = await hook.receive(most=10, most_bytes=10_000)
+    await hook.complete([message])
+    assert (await third).status == 200, "the second was withdrawn"
+
+
+async def test_a_message_is_taken_though_its_sender_has_gone() -> None:
+    hook = source(KEYS)
+    hook.answer(request(standard_headers())).cancel()
+    [message] = await hook.receive(most=10, most_bytes=10_000)
+    await hook.complete([message])
+    assert hook.counts.taken == 1
 
 
 async def test_event_grid_is_told_that_it_may_send() -> None:
