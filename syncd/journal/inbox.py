@@ -55,7 +55,7 @@ from syncd.core.metric_lines import pack
 from syncd.core.relay.values import RelayedFacts
 from syncd.core.source_tags import LAST_ACTIVITY
 from syncd.journal.journal import FactIntake, Journal
-from syncd.journal.relayed import RelayStep
+from syncd.journal.relayed import REOPENED, RelayStep
 from syncd.journal.silence import activity_text
 
 IDENTITIES: Final = 1_000_000
@@ -351,6 +351,8 @@ class _Step:
             self._state(run, before if stated else None, state)
         if stale:
             self._facts.add(TagsDeleted(run, [LAST_ACTIVITY]))
+            if stale != STALE:
+                self._journal._run("put_relayed", (subject_id, "head", b"", now_ms, REOPENED))
             self._facts.add(heads(run.id, state, default_experiment=self._settings.default_experiment)[1])
         parameters = {
             "subject_id": subject_id,

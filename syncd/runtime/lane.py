@@ -56,6 +56,7 @@ class Lane:
         self._subject_id = subject_id
         self._wall_ms = wall_ms
         self._is_shared = False
+        self._is_told = False
         self._settlement = Settlement(channel, subject_id)
 
     @property
@@ -73,6 +74,7 @@ class Lane:
 
     async def _deliver(self, subject: Subject) -> Outcome:
         self._is_shared = subject.source_id in self._channel.shared
+        self._is_told = subject.source_id in self._channel.told_once
         left_out = await self._settlement.was_left_out()
         binding = await self._identities.ensure(self._subject_id)
         if self._may_have_twin(subject, binding):
@@ -186,12 +188,13 @@ class Lane:
             await overflow.keep("tags", {source_tags.RUN_NAME: name})
 
     async def _is_overtaken(self, head: RunSeen, binding: Binding) -> bool:
-        """Whether a relayed run that is told to go on has ended there: another daemon of a shared source knew more.
+        """Whether a run that messages say goes on has ended there: who has created or ended it knew more.
 
-        One that comes back after it was killed has the older word; where this one has told of the end before, the run
-        was taken up again.
+        That is another daemon of a shared source, which may have come back after it was killed, or another source; a
+        message that adds to a run does not take it up again. Where this one has told of the end before, it was.
         """
-        if not head.origin or not self._is_shared or head.status in TERMINAL_STATUSES:
+        others = self._is_shared or (binding.adopted and not head.origin)
+        if not (self._is_told and others) or head.status in TERMINAL_STATUSES:
             return False
         if await self._channel.journal.do(is_reopened, self._subject_id):
             return False
@@ -201,6 +204,8 @@ class Lane:
     async def _update_run(self, binding: Binding, head: RunSeen, name_there: str, held: RemoteRun | None) -> None:
         while True:
             name = held_name(head.name or head.subject.id, self._channel.limits.run_name_length)
+            if self._is_told and binding.adopted and not head.name and not head.origin:
+                name = name_there  # no message has named it
             if held is not None and (held.name, held.status, held.end_time_ms) == (name, head.status, head.end_time_ms):
                 return
             new_name = name if name != name_there else ""

@@ -11,6 +11,7 @@ import tracemalloc
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from syncd.configuration import DaemonSettings, MessageOptions, MlrunsSettings, destination_of_argument
-from syncd.core.source_tags import SOURCE, SOURCE_RUN_ID
+from syncd.core.source_tags import SESSION, SOURCE, SOURCE_RUN_ID
 from syncd.errors import AuthFailed, JournalFull, MessageRefused, Transient
 from syncd.journal.dead_letters import retry
 from syncd.journal.journal import Journal
@@ -448,3 +449,54 @@ async def test_daemons_that_share_a_queue_bring_one_run_together(
         assert sorted(run.data.tags[SOURCE_RUN_ID] for run in runs) == [f"shared-{number}" for number in range(5)]
         for run in runs:
             assert len(history(one, run, "m")) == 200
+
+
+async def test_a_message_about_a_run_that_was_brought_otherwise_adds_to_it_and_changes_nothing_else(
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str
+) -> None:
+    async with running(tmp_path, mlflow_server, experiment) as case:
+        tags = {SOURCE_RUN_ID: "r", SOURCE: "local", SESSION: "of another syncd"}
+        there = case.client.create_run(case.client.create_experiment(experiment), run_name="night", tags=tags)
+        case.client.set_terminated(there.info.run_id, "FAILED", end_time=FIRST_MS)
+        case.source.put(event({"run": {"id": "r"}, "metrics": [point("m", 1, 1)], "tags": {"reviewed": "yes"}}))
+        await case.until(lambda: case.runs()[0].data.metrics != {})
+        await case.settled()
+        [run] = await asyncio.to_thread(case.runs)
+        assert (run.info.run_name, run.info.status, run.info.end_time) == ("night", "FAILED", FIRST_MS)
+        assert (run.data.tags["reviewed"], run.data.metrics) == ("yes", {"m": 1.0})
+        case.source.put(event({"run": {"id": "r", "name": "day"}, "status": "FINISHED"}, of="run.end"))
+        await case.until(lambda: [(one.info.run_name, one.info.status) for one in case.runs()] == [("day", "FINISHED")])
+
+
+async def test_a_daemon_that_shares_a_queue_does_not_take_up_a_run_that_another_one_ended(
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str
+) -> None:
+    first = running(tmp_path / "1", mlflow_server, experiment, options_of=SharedOptions)
+    second = running(tmp_path / "2", mlflow_server, experiment, options_of=SharedOptions)
+    run = {"id": "r", "name": "night"}
+    async with first as one, second as two:
+        two.source.put(event({"run": run, "metrics": [point("m", 1, 1)]}))
+        await one.until(lambda: len(one.runs()) == 1)
+        one.source.put(event({"run": run}, of="run.end"))
+        await one.until(lambda: one.runs()[0].info.status == "FINISHED")
+        two.source.put(event({"run": run, "user": "ada"}, of="run.start"))
+        await two.settled()
+        [found] = await asyncio.to_thread(one.runs)
+        assert found.info.status == "FINISHED"
+
+
+async def test_a_silent_run_that_is_heard_of_again_goes_on(
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str
+) -> None:
+    options = {"options_of": SharedOptions, "stale_after_s": 0.5, "end_stale_as": "KILLED"}
+    async with running(tmp_path, mlflow_server, experiment, **options) as case:
+
+        def status() -> str:
+            runs = case.runs()
+            return runs[0].info.status if runs else ""
+
+        case.source.put(event({"run": {"id": "r"}, "metrics": [point("m", 1, 1)]}))
+        await case.until(lambda: status() == "KILLED")
+        case.intake._inbox._settings = replace(case.intake._inbox._settings, stale_after_ms=3_600_000)
+        case.source.put(event({"run": {"id": "r"}, "metrics": [point("m", 2, 2)]}))
+        await case.until(lambda: status() == "RUNNING")
