@@ -71,3 +71,16 @@ def cloud_of_host(host: str) -> Cloud | None:
     """Return the cloud that a workspace's host ("westeurope.api.azureml.ms") belongs to, None for any other host."""
     name = host.partition(":")[0].lower()
     return next((cloud for cloud in CLOUDS.values() if name.endswith(cloud.workspace_hosts)), None)
+
+
+def authority_of_host(host: str) -> str:
+    """Return where one signs in for Service Bus or Event Grid at a host ("ns.servicebus.usgovcloudapi.net").
+
+    How such names end: learn.microsoft.com "rest/api/servicebus" (read 2026-11); those of Event Grid were not read there.
+    """
+    name = host.partition(":")[0].lower()
+    if name.endswith((".usgovcloudapi.net", ".azure.us")):
+        return US_GOVERNMENT.authority_host
+    if name.endswith((".chinacloudapi.cn", ".azure.cn")):
+        return CHINA.authority_host
+    return PUBLIC.authority_host

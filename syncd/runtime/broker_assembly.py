@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from syncd.azure.clouds import PUBLIC
+from syncd.azure.clouds import authority_of_host
 from syncd.azure.credentials import Credentials
 from syncd.brokers.mqtt import MqttAddress
 from syncd.brokers.service_bus import ServiceBusAddress
@@ -55,7 +55,8 @@ def service_bus_address(entity: ServiceBusEntity) -> ServiceBusAddress:
     """Return where an entity is and how to sign in there."""
     credential = None
     if entity.sign_in is not None:
-        credential = Credentials(entity.sign_in, authority_host=PUBLIC.authority_host)
+        authority_host = authority_of_host(entity.fully_qualified_namespace)
+        credential = Credentials(entity.sign_in, authority_host=authority_host)
     return ServiceBusAddress(
         connection_string=entity.connection_string.reveal() if entity.connection_string else "",
         namespace=entity.fully_qualified_namespace,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from syncd.azure.clouds import PUBLIC
+from syncd.azure.clouds import authority_of_host
 from syncd.azure.credentials import Credentials
 from syncd.configuration.model import SinkSettings
 from syncd.configuration.sink_settings import EventGridSinkSettings, WebhookSinkSettings
@@ -52,7 +53,7 @@ def event_grid_auth(settings: EventGridSinkSettings) -> BearerAuth | None:
     """Return how a sink signs in, None where it has a key."""
     if settings.sign_in is None:
         return None
-    authority_host, ca_file = PUBLIC.authority_host, _text(settings.ca_file)
+    authority_host, ca_file = authority_of_host(urlsplit(settings.endpoint).hostname or ""), _text(settings.ca_file)
     return BearerAuth(Credentials(settings.sign_in, authority_host=authority_host, ca_file=ca_file).provider(SCOPE))
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from syncd.azure.credentials import Credentials
 from syncd.azure.sign_in import AzureCli
 from syncd.configuration import (
     Configuration,
@@ -18,6 +19,7 @@ from syncd.configuration import (
     ServiceBusSourceSettings,
     parse,
 )
+from syncd.runtime.broker_assembly import service_bus_address
 
 CONNECTION = "Endpoint=sb://ns.servicebus.windows.net/;SharedAccessKeyName=k;SharedAccessKey=s3cret="
 ENVIRONMENT = {"BUS": CONNECTION, "PASSWORD": "pa55"}
@@ -298,3 +300,20 @@ def test_messages_of_another_syncd_are_taken_where_that_is_wanted() -> None:
 )
 def test_what_cannot_be_relayed_is_refused_with_the_reason(table: str, message: str) -> None:
     assert message in only_problem(table).message
+
+
+@pytest.mark.parametrize(
+    ("host", "authority"),
+    [
+        ("ns.servicebus.windows.net", "https://login.microsoftonline.com"),
+        ("NS.servicebus.usgovcloudapi.net:5671", "https://login.microsoftonline.us"),
+        ("ns.servicebus.chinacloudapi.cn", "https://login.chinacloudapi.cn"),
+        ("topic.region-1.eventgrid.azure.net", "https://login.microsoftonline.com"),
+        ("topic.region-1.eventgrid.azure.us", "https://login.microsoftonline.us"),
+    ],
+)
+def test_one_signs_in_at_the_cloud_of_the_namespace(host: str, authority: str) -> None:
+    entity = ServiceBusEntity(fully_qualified_namespace=host, sign_in=AzureCli(), queue="q")
+    credential = service_bus_address(entity).credential
+    assert isinstance(credential, Credentials)
+    assert credential._authority_host == authority
