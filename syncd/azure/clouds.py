@@ -76,7 +76,7 @@ def cloud_of_host(host: str) -> Cloud | None:
 def authority_of_host(host: str) -> str:
     """Return where one signs in for Service Bus or Event Grid at a host ("ns.servicebus.usgovcloudapi.net").
 
-    How such names end: learn.microsoft.com "rest/api/servicebus" (read 2026-11); those of Event Grid were not read there.
+    How such names end: learn.microsoft.com "rest/api/servicebus" (read 2026-11); Event Grid's were not looked up.
     """
     name = host.partition(":")[0].lower()
     if name.endswith((".usgovcloudapi.net", ".azure.us")):
