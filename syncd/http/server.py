@@ -69,8 +69,11 @@ class Served(Protocol):
         """Return what ``syncd runs --json`` prints."""
         ...
 
-    async def events(self, since: str, types: tuple[str, ...], limit: int) -> list[dict[str, Any]] | None:
-        """Return the events behind that id ("": the oldest that is kept), None if it is not kept."""
+    async def events(self, since: str, types: tuple[str, ...], limit: int) -> tuple[list[dict[str, Any]], str] | None:
+        """Return the events behind that id ("": the oldest that is kept), None if it is not kept.
+
+        Beside them the id of the last one that was looked at, wanted or not; behind it one goes on.
+        """
         ...
 
     async def metrics(self) -> str:
@@ -184,11 +187,12 @@ class HttpServer:
         loop = asyncio.get_running_loop()
         until_s = loop.time() + _number(query.get("wait_s", "0"), least=0, most=LONGEST_WAIT_S)
         while True:
-            events = await self._served.events(since, types, limit)
-            if events is None:
+            found = await self._served.events(since, types, limit)
+            if found is None:
                 return _json({"error": "no event of that id is kept (any more)", "since": since}, status=404)
+            events, since = found
             if events or loop.time() >= until_s:
-                return _json({"schema": 1, "events": events, "next": events[-1]["id"] if events else since or None})
+                return _json({"schema": 1, "events": events, "next": since or None})
             await asyncio.sleep(0.2)
 
     async def _reload(self, _: web.BaseRequest) -> web.Response:

@@ -98,18 +98,18 @@ class Serving:
             raise JournalError("it is not there", doing="reading the journal in", target=str(self._daemon.state_dir))
         return journal
 
-    async def events(self, since: str, types: tuple[str, ...], limit: int) -> list[dict[str, Any]] | None:
-        """Return the events behind that id ("": the oldest that is kept), None if it is not kept."""
+    async def events(self, since: str, types: tuple[str, ...], limit: int) -> tuple[list[dict[str, Any]], str] | None:
+        """Return events and how far that is; see ``Served``."""
         seq = outbox.event_seq(self._journal, since) if since else 0
         if seq is None:
             return None
         wanted = EventFilter(types=types)
         found: list[dict[str, Any]] = []
         while len(found) < limit and (events := outbox.events_after(self._journal, seq, _WINDOW)):
-            seq = events[-1].seq
+            seq, since = events[-1].seq, events[-1].id
             found += [cloud_event(event) for event in events if wanted.takes(event)]
             await asyncio.sleep(0)
-        return found[:limit]
+        return found[:limit], since if len(found) < limit else found[limit - 1]["id"]
 
     async def metrics(self) -> str:
         """Return all metrics in the text format of Prometheus."""

@@ -8,8 +8,8 @@ Rules
 3. MQTT has no dead letters and no way to give a message back: ``refuse`` acknowledges, ``release`` keeps the message
    here for the next ``receive``.
 4. Retained messages are acknowledged and left out: they are old, and would come again with each connection.
-5. Publications with QoS 0 come without a promise. They are dropped, and counted, beyond ``QOS_0_BYTES`` in waiting:
-   nothing else bounds them.
+5. Publications with QoS 0 come without a promise. They are dropped, and the log says so, beyond ``QOS_0_BYTES`` in
+   waiting: nothing else bounds them.
 """
 
 from __future__ import annotations

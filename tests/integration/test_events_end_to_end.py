@@ -141,6 +141,8 @@ def _look_at_http(ask: Asked, receiver: EventReceiver) -> None:
     assert set(receiver.ids) <= set(ids)
     _, none = ask(f"/api/v1/events?since={rest['next']}&wait_s=0.5")
     assert (none["events"], none["next"]) == ([], rest["next"])
+    _, unwanted = ask("/api/v1/events?type=model.*")
+    assert (unwanted["events"], unwanted["next"]) == ([], rest["next"])  # who is told of few does not fall behind
     assert ask.status("/api/v1/events?since=unknown") == 404
     assert ask.status("/api/v1/events?limit=x") == 400
     code, text = ask("/metrics")

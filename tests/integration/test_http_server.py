@@ -49,8 +49,8 @@ class Nothing:
     async def runs(self) -> Mapping[str, Any]:
         return {"runs": []}
 
-    async def events(self, since: str, types: tuple[str, ...], limit: int) -> list[dict[str, Any]] | None:
-        return None if since else [{"id": "1", "types": types, "limit": limit}]
+    async def events(self, since: str, types: tuple[str, ...], limit: int) -> tuple[list[dict[str, Any]], str] | None:
+        return None if since else ([{"id": "1", "types": types, "limit": limit}], "1")
 
     async def metrics(self) -> str:
         return "syncd_up 1\n"
