@@ -6,6 +6,8 @@ import base64
 import json
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -28,6 +30,7 @@ from syncd.core.facts import (
     TagsDeleted,
     TagsSet,
 )
+from syncd.core.metric_lines import INT64_MAX
 from syncd.core.relay.packing import Address, File, TooLarge, chunk, pack, room_for_chunk
 from syncd.core.relay.reading import Malformed, read_chunk, read_facts
 from syncd.core.relay.values import MOST_BYTES, Parcel, RelayedFacts, RelayOrigin
@@ -127,7 +130,7 @@ def test_a_message_says_whose_it_is_and_an_experiments_key_names_where_it_comes_
         "parent",
         "local",
     )
-    assert message.facts[0].order == 1_790_000_000 << 32 | 1
+    assert message.facts[0].order == ORIGIN.order(1)
 
 
 def test_a_logged_model_is_read_again() -> None:
@@ -240,3 +243,13 @@ def test_a_chunk_that_is_not_as_expected_is_refused(wrong: dict[str, Any], conte
     with pytest.raises(Malformed) as raised:
         read_chunk(packed({**HEADER, "chunk": {**CHUNK, **wrong}}, content))
     assert raised.value.wrong.where == where
+
+
+@pytest.mark.parametrize("made", [datetime(2026, 11, 28, tzinfo=UTC), datetime(2038, 2, 1, tzinfo=UTC)])
+def test_a_later_journal_has_the_last_word_and_orders_fit_into_64_bits(made: datetime) -> None:
+    made_s = int(made.timestamp())
+    before, after = (replace(ORIGIN, journal_made_s=at_s) for at_s in (made_s, made_s + 365 * 86_400))
+    seqs = [1, 2, 2**31, 2**32, 2**33, 2**40]
+    orders = [*map(before.order, seqs), after.order(1)]
+    assert orders == sorted(set(orders))
+    assert orders[-1] <= INT64_MAX
