@@ -8,6 +8,7 @@ SESSION = "syncd.session"
 OVERFLOW = "syncd.overflow"
 LAST_ACTIVITY = "syncd.last_activity"  # of a run that has been silent for long
 EXPERIMENT_NAME = "syncd.experiment_name"  # whole, where the name of an experiment is longer than a destination holds
+RELAY_ORDER = "syncd.relay_order"  # of the latest word about how a run stands that any gateway has brought
 PREFIX = "syncd."
 
 PARENT_RUN_ID = "mlflow.parentRunId"

@@ -13,6 +13,9 @@ ON CONFLICT (subject_id, section, key) DO NOTHING;
 -- name: relayed
 SELECT value FROM relayed WHERE subject_id = :subject_id AND section = :section AND key = x'';
 
+-- name: order_of_head
+SELECT place FROM relayed WHERE subject_id = :subject_id AND section = 'head' AND key = x'';
+
 -- name: whole_artifact
 SELECT r.place, r.value FROM subject s JOIN relayed r ON r.subject_id = s.id AND r.section = 'artifact' AND r.key = :path
 WHERE s.source_id = :source_id AND s.kind = :kind AND s.key = :key AND s.store = '';

@@ -19,7 +19,6 @@ from typing import Final
 
 from syncd.core.changes import Head
 from syncd.core.facts import (
-    TERMINAL_STATUSES,
     ArtifactSeen,
     ExperimentSeen,
     MetricsLogged,
@@ -35,10 +34,9 @@ from syncd.core.facts import (
 from syncd.core.messages.statements import KeptChunk, RelayStatement
 from syncd.core.metric_lines import pack
 from syncd.core.relay.values import RelayedFact, RelayedFacts
+from syncd.core.source_tags import RELAY_ORDER
 from syncd.journal.journal import FactIntake, Journal
 
-OPEN: Final = "open"
-ENDED: Final = "ended"
 REOPENED: Final = "reopened"
 
 
@@ -98,13 +96,14 @@ class RelayStep:
                 if params := self._newer(subject_id, "param", fact.params, order):
                     self._facts.add(replace(fact, params=params))
             case TagsSet():
-                if tags := self._newer(subject_id, "tag", fact.tags, order):
+                said = {key: tag for key, tag in fact.tags.items() if key != RELAY_ORDER}  # of a gateway's own server
+                if tags := self._newer(subject_id, "tag", said, order):
                     self._facts.add(replace(fact, tags=tags))
             case TagsDeleted():
                 if keys := self._newer(subject_id, "tag", dict.fromkeys(fact.keys, ""), order):
                     self._facts.add(replace(fact, keys=list(keys)))
             case RunSeen() | ModelSeen() | ExperimentSeen() | SubjectDeleted():
-                if self._put(subject_id, "head", "", order, self._follows(subject_id, fact)):
+                if self._put(subject_id, "head", "", order, ""):
                     self._facts.add(fact)
             case _:
                 self._facts.add(fact)
@@ -116,15 +115,6 @@ class RelayStep:
         """Record a word; return whether it counts: nothing later is known."""
         row = (subject_id, section, key.encode("utf-8", "surrogatepass"), order, value)
         return bool(self._journal._run("put_relayed", row).rowcount)
-
-    def _follows(self, subject_id: int, fact: RunSeen | ModelSeen | ExperimentSeen | SubjectDeleted) -> str:
-        """Say how a head follows the one before (``is_reopened``)."""
-        if not isinstance(fact, RunSeen):
-            return ""
-        if fact.status in TERMINAL_STATUSES:
-            return ENDED
-        before = self._journal._run("relayed", {"subject_id": subject_id, "section": "head"}).fetchone()
-        return REOPENED if before is not None and before[0] in (ENDED, REOPENED) else OPEN
 
     # -- artifacts -------------------------------------------------------------------------------------------------
 
@@ -170,8 +160,14 @@ class RelayStep:
 
 
 def is_reopened(journal: Journal, subject_id: int) -> bool:
-    """Return whether a run was heard to go on after this syncd had heard of its end."""
+    """Return whether messages were heard of a run after it was taken to have ended for its silence."""
     return bool(journal._one("relayed", {"subject_id": subject_id, "section": "head"}) == REOPENED)
+
+
+def order_of_head(journal: Journal, subject_id: int) -> int | None:
+    """Return the order of the latest word about how a subject stands; None if it is not relayed."""
+    order: int | None = journal._one("order_of_head", {"subject_id": subject_id})
+    return order
 
 
 def _held_bytes(pieces: Sequence[tuple[int, int]]) -> int:

@@ -13,7 +13,7 @@ CREATE TABLE relayed (
     section    TEXT NOT NULL,              -- param, tag, artifact, head; journal: by which it was heard of first
     key        BLOB NOT NULL,              -- UTF-8
     place      INTEGER NOT NULL,           -- its order
-    value      TEXT NOT NULL,              -- of an artifact its digest, of a head how it follows the one before
+    value      TEXT NOT NULL,              -- of an artifact its digest; of a head that no relay told: reopened
     PRIMARY KEY (subject_id, section, key)
 ) WITHOUT ROWID;
 

@@ -11,11 +11,19 @@ from syncd.core import source_tags
 from syncd.core.changes import Again, Change, Section, decode_head, encode_head
 from syncd.core.facts import TERMINAL_STATUSES, ExperimentSeen, ModelSeen, RunSeen
 from syncd.core.names import held_name
-from syncd.core.requests import DeleteRun, FinalizeModel, LogModelParams, SetExperimentTags, SetModelTags, UpdateRun
+from syncd.core.requests import (
+    DeleteRun,
+    FinalizeModel,
+    LogBatch,
+    LogModelParams,
+    SetExperimentTags,
+    SetModelTags,
+    UpdateRun,
+)
 from syncd.destinations.base import RemoteRun, RemoteSubject
 from syncd.errors import OverLimit, Rejected
 from syncd.journal.journal import Binding, DeadLetter, Journal, Subject
-from syncd.journal.relayed import is_reopened
+from syncd.journal.relayed import is_reopened, order_of_head
 from syncd.runtime.artifacts import ArtifactDelivery, ArtifactUpload
 from syncd.runtime.channel import Channel
 from syncd.runtime.clock import wall_ms_now
@@ -188,18 +196,39 @@ class Lane:
             await overflow.keep("tags", {source_tags.RUN_NAME: name})
 
     async def _is_overtaken(self, head: RunSeen, binding: Binding) -> bool:
-        """Whether a run that messages say goes on has ended there: who has created or ended it knew more.
+        """Whether others knew more of a run than messages say here, and say that it goes on.
 
         That is another daemon of a shared source, which may have come back after it was killed, or another source; a
-        message that adds to a run does not take it up again. Where this one has told of the end before, it was.
+        message that adds to a run does not take it up again.
         """
-        others = self._is_shared or (binding.adopted and not head.origin)
+        if self._is_told and head.origin:
+            return await self._is_outdated(binding, marking=True)
+        others = self._is_shared or binding.adopted
         if not (self._is_told and others) or head.status in TERMINAL_STATUSES:
             return False
         if await self._channel.journal.do(is_reopened, self._subject_id):
             return False
         there = await self._channel.courier.call(lambda: self._channel.reader.run(binding.remote_id))
         return there.status in TERMINAL_STATUSES
+
+    async def _is_outdated(self, binding: Binding, *, marking: bool) -> bool:
+        """Whether another gateway has brought a later word about how the run stands; else, ``marking``, leave a mark.
+
+        One that comes back after it was killed, or that had the session before, has the older word.
+        """
+        order = await self._channel.journal.do(order_of_head, self._subject_id) if self._is_shared else None
+        if order is None:
+            return False
+        there = await self._channel.courier.call(lambda: self._channel.reader.run(binding.remote_id))
+        told = there.tags.get(source_tags.RELAY_ORDER, "")
+        if told.isdecimal() and order < int(told):
+            return True
+        if marking:
+            try:
+                await self._send(LogBatch(binding.remote_id, tags={source_tags.RELAY_ORDER: str(order)}))
+            except Rejected as error:
+                log.info("the run has no room for the tag that tells gateways what it was told", error=str(error))
+        return False
 
     async def _update_run(self, binding: Binding, head: RunSeen, name_there: str, held: RemoteRun | None) -> None:
         while True:
@@ -219,9 +248,11 @@ class Lane:
 
     async def _deliver_deletion(self, binding: Binding, heads: list[Change]) -> Outcome:
         """Delete a run that was deleted in the store after it was sent; what was still to be sent of it goes too."""
-        await self._send(DeleteRun(binding.remote_id))
+        note = "deleted in the store, and taken up again since"
+        if not await self._is_outdated(binding, marking=False):
+            await self._send(DeleteRun(binding.remote_id))
+            note = "deleted in the store, and therefore here"
         await self._settlement.let_all_go(up_to=heads[-1].seq)
-        note = "deleted in the store, and therefore here"
         await self._settlement.note(note)
         return Outcome.DONE
 
@@ -258,7 +289,8 @@ class Lane:
         return Outcome.DONE
 
     async def _send(
-        self, request: SetExperimentTags | SetModelTags | FinalizeModel | LogModelParams | UpdateRun | DeleteRun
+        self,
+        request: SetExperimentTags | SetModelTags | FinalizeModel | LogModelParams | LogBatch | UpdateRun | DeleteRun,
     ) -> None:
         await self._channel.courier.call(lambda: self._channel.destination.send(request))
 

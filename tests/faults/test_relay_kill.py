@@ -5,10 +5,8 @@ The server stores every point that it is sent once more, so that one that came t
 
 from __future__ import annotations
 
-import signal
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,14 +16,24 @@ from benchmarks.stores import make_file_store
 from syncd.cli.main import main
 from syncd.core.relay.values import Parcel
 from tests.faults import oracle
-from tests.faults.between import QUEUE, edge, gateway, is_through, partial_bytes, put, queue, service_bus
+from tests.faults.between import (
+    QUEUE,
+    are_killed,
+    edge,
+    gateway,
+    is_through,
+    partial_bytes,
+    put,
+    queue,
+    running,
+    service_bus,
+    state_of,
+)
 from tests.faults.processes import wait_for
 from tests.relaying import ORIGIN, families, relayed
-from tests.standins.forks import Forked
 from tests.standins.mlflow_server import RunningMlflow
 from tests.standins.service_bus.server import ServiceBus
 
-KILLED = -signal.SIGKILL
 # Two parcels of points and three chunks a run.
 SMALL_MESSAGES = 'max_message_bytes = "16KiB"\n'
 OF_A_STORE = {"runs": 1, "metrics": 2, "steps": 250, "params": 3, "files": 1, "file_bytes": 25_000}
@@ -81,40 +89,6 @@ def told(store: Path) -> list[tuple[str, Parcel]]:
     sessions = families(store)
     of = relayed(store, origin=replace(ORIGIN, source=store.name), most_bytes=12_000, chunk_bytes=9_000)
     return [(sessions[key], parcel) for key, parcels in of.items() for parcel in parcels]
-
-
-@contextmanager
-def forked(config: Path, point: str = "") -> Iterator[Forked]:
-    """Run a daemon in a fork, which spares it the imports; it is killed at the end if it is still there."""
-    command = ["run", "--config", str(config)]
-    process = Forked("tests.faults.failpoints:run", point, command, log=config.with_suffix(".log"))
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def are_killed(daemons: Mapping[str, Path]) -> None:
-    """Run daemons, each up to its failpoint."""
-    with ExitStack() as running:
-        started = {point: running.enter_context(forked(config, point)) for point, config in daemons.items()}
-        with suppress(AssertionError):
-            wait_for("all", lambda: all(one.poll() is not None for one in started.values()), timeout_s=60.0)
-        codes = {point: one.poll() for point, one in started.items()}
-    assert codes == dict.fromkeys(daemons, KILLED)
-
-
-@contextmanager
-def running(configs: Iterable[Path]) -> Iterator[None]:
-    with ExitStack() as started:
-        for config in configs:
-            started.enter_context(forked(config))
-        yield
-
-
-def state_of(config: Path) -> Path:
-    return config.with_name(f"{config.stem}-state")
 
 
 def check(stores: Sequence[Path], server: RunningMlflow) -> None:

@@ -40,7 +40,7 @@ from syncd.journal import partials as partials_module
 from syncd.journal.inbox import Inbox, InboxSettings, Taken, Told
 from syncd.journal.journal import Journal
 from syncd.journal.partials import Partials
-from syncd.journal.relayed import is_reopened
+from syncd.journal.relayed import order_of_head
 from syncd.journal.spool import Spool
 from syncd.runtime import giving_back
 from syncd.runtime.giving_back import GivingBack
@@ -144,7 +144,7 @@ def test_the_latest_word_counts_in_whatever_order_and_however_often_words_come(t
     assert (small.params, small.tags, set(small.untag)) == ({"lr": "0.2"}, {"k": "new", "back": "2"}, {"gone"})
     head = case.journal.subject(case.subject()).head
     assert head == ENDED
-    assert not is_reopened(case.journal, case.subject())
+    assert order_of_head(case.journal, case.subject()) == ORIGIN.order(7)
     case.journal.close()
 
 
@@ -196,17 +196,6 @@ def test_what_is_referred_to_can_be_created_and_has_no_delivery(case: Case) -> N
     assert len(case.changes(Section.HEAD)) == 1
     case.tell((8, TagsSet(RUN, {"k": "v"})))
     assert case.journal.subject(case.subject()).head == ENDED
-
-
-def test_a_run_that_is_taken_up_again_is_known_to_be(case: Case) -> None:
-    case.tell((1, HEAD))
-    case.tell((2, ENDED))
-    assert not is_reopened(case.journal, case.subject())
-    case.tell((3, HEAD))
-    case.tell((4, replace(HEAD, name="later name")))
-    assert is_reopened(case.journal, case.subject())
-    case.tell((5, ENDED))
-    assert not is_reopened(case.journal, case.subject())
 
 
 def test_a_deletion_is_a_word_like_any_other(case: Case) -> None:

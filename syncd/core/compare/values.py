@@ -8,7 +8,13 @@ from syncd.core import source_tags
 from syncd.core.compare.findings import Comparison, Difference, Kind, Note
 
 # Tags by which syncd marks its own runs. A source that was itself filled by syncd has them too; they cannot be copied.
-_OWN_TAGS = (source_tags.SOURCE_RUN_ID, source_tags.SOURCE_MODEL_ID, source_tags.SOURCE, source_tags.SESSION)
+_OWN_TAGS = (
+    source_tags.SOURCE_RUN_ID,
+    source_tags.SOURCE_MODEL_ID,
+    source_tags.SOURCE,
+    source_tags.SESSION,
+    source_tags.RELAY_ORDER,
+)
 
 
 def compare_values(

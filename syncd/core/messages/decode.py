@@ -39,13 +39,13 @@ from syncd.core.messages.times import milliseconds_of
 from syncd.core.messages.topics import Named, TopicPattern
 from syncd.core.messages.wrong import Wrong, found_text, pointer
 from syncd.core.relay.values import TYPES as RELAY_TYPES
-from syncd.core.source_tags import SESSION, SOURCE, SOURCE_MODEL_ID, SOURCE_RUN_ID
+from syncd.core.source_tags import RELAY_ORDER, SESSION, SOURCE, SOURCE_MODEL_ID, SOURCE_RUN_ID
 from syncd.errors import MessageRefused
 
 START_TYPE: Final = "dev.syncd.run.start"
 END_TYPE: Final = "dev.syncd.run.end"
 COMMAND_PREFIX: Final = "dev.syncd.command."
-OWN_TAGS: Final = (SOURCE_RUN_ID, SOURCE_MODEL_ID, SOURCE, SESSION)
+OWN_TAGS: Final = (SOURCE_RUN_ID, SOURCE_MODEL_ID, SOURCE, SESSION, RELAY_ORDER)
 MOST_NAMED: Final = 5  # wrong events that a refusal names
 
 Check = Callable[[str, Any], Wrong | None]
