@@ -236,6 +236,22 @@ def test_mlflow_registry_webhooks() -> None:
     assert (happened.name, happened.data["name"]) == ("mlflow.model_version_created", "churn")
 
 
+def test_databricks_notifications_about_jobs() -> None:
+    told = {
+        "event_type": "jobs.on_success",
+        "workspace_id": "77",
+        "run": {"run_id": 12},
+        "job": {"job_id": "3", "name": "train"},
+    }
+    happened = one(told, content_type="application/json")
+    assert (happened.name, happened.source) == ("databricks.jobs_on_success", "77")
+    assert (happened.subject, happened.data["job"]["name"]) == ("jobs/3/runs/12", "train")
+    again = {**told, "workspace_id": 77, "run": {"run_id": "12"}}
+    [first, repeated, started] = decoded([told, again, {**told, "event_type": "jobs.on_start"}]).said
+    assert (repeated.identity == first.identity, started.identity == first.identity) == (True, False)
+    assert refused({**told, "run": {}}) == "/run/run_id: expected an id, found nothing"
+
+
 # -- batches and identities ----------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,5 @@
-"""Events of other services as ``ForeignEvent``: Azure Machine Learning's (Event Grid) and MLflow's registry webhooks.
+"""Events of other services as ``ForeignEvent``: Azure Machine Learning's (Event Grid), MLflow's registry webhooks and
+Databricks' notifications about jobs.
 
 Names of Azure's types and fields: learn.microsoft.com, "Azure Machine Learning as an Event Grid source", as gathered in
 2026-11; none was seen from the real service, so a missing field is "" and an unknown one is left out.
@@ -15,7 +16,7 @@ from syncd.core.messages.statements import ForeignEvent
 from syncd.core.messages.wrong import Wrong, found_text, pointer
 
 AZUREML_PREFIX: Final = "Microsoft.MachineLearningServices."
-MLFLOW_PREFIX: Final = "mlflow."
+PREFIXES: Final = ("mlflow.", "databricks.")  # as ``envelopes`` names them; their data are as they come
 _MOST_CHARACTERS: Final = 10_000
 _Read = Callable[[Any], Any]
 
@@ -93,7 +94,7 @@ def foreign_event_of(event: Envelope, *, time_ms: int) -> ForeignEvent | None:
     if event.type.startswith(AZUREML_PREFIX):
         known = _AZUREML.get(event.type.removeprefix(AZUREML_PREFIX))
         return None if known is None else _foreign_event(event, known[0], _fields(event, known[1]), time_ms)
-    if event.type.startswith(MLFLOW_PREFIX):
+    if event.type.startswith(PREFIXES):
         return _foreign_event(event, event.type, _object(event), time_ms)
     return None
 

@@ -9,6 +9,7 @@ CloudEvents, batch     a JSON array, of any of the following
 CloudEvents            a JSON object with ``specversion``
 Event Grid             a JSON object with ``eventType`` and ``dataVersion``
 MLflow webhook         a JSON object with ``entity``, ``action`` and ``data``
+Databricks             a JSON object with ``event_type``, ``run`` and ``job``: a notification about a job
 plain                  any other JSON object: the data of ``dev.syncd.log``
 =====================  ===========================================================================================
 """
@@ -23,7 +24,7 @@ from typing import Any, Final, Protocol
 
 from syncd.core.messages.bounded_json import parse_bounded
 from syncd.core.messages.times import milliseconds_of
-from syncd.core.messages.wrong import Wrong, found_text
+from syncd.core.messages.wrong import Wrong, found_text, pointer
 from syncd.core.relay.values import TYPES as RELAY_TYPES
 from syncd.errors import MessageRefused
 
@@ -118,6 +119,8 @@ def open_event(value: Any, message: Received) -> Envelope:
         return _cloud_event(value, _data_of(value), place=("data",))
     if "eventType" in value and "dataVersion" in value:
         return _event_grid(value)
+    if {"event_type", "run", "job"} <= value.keys():
+        return _databricks_notification(value)
     if {"entity", "action", "data"} <= value.keys():
         return _mlflow_webhook(value, message)
     return Envelope(type=LOG_TYPE, source="", identity="", subject="", time_ms=None, data=value)
@@ -175,6 +178,35 @@ def _mlflow_webhook(event: Mapping[str, Any], message: Received) -> Envelope:
         data=event["data"],
         place=("data",),
     )
+
+
+def _databricks_notification(event: Mapping[str, Any]) -> Envelope:
+    """Return what Databricks says of a job, or of a task of one, whose run ``run`` is then.
+
+    Such a notification has no id; but what it says of a run it says once.
+    """
+    kind, workspace = _attribute(event, "event_type"), _number_or_text(event, "workspace_id")
+    job_id, run_id = _number_or_text(event, "job", "job_id"), _number_or_text(event, "run", "run_id")
+    return Envelope(
+        type=f"databricks.{kind.replace('.', '_')}",
+        source=workspace,
+        identity=f"databricks\n{workspace}\n{run_id}\n{kind}",
+        subject=f"jobs/{job_id}/runs/{run_id}",
+        time_ms=None,
+        data={key: value for key, value in event.items() if key != "event_type"},
+    )
+
+
+def _number_or_text(values: Mapping[str, Any], *steps: str) -> str:
+    value: Any = values
+    for step in steps:
+        value = value.get(step) if isinstance(value, dict) else None
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_ATTRIBUTE:
+        found = "nothing" if value is None else found_text(value)
+        raise Refused(Wrong(pointer(steps), f"expected an id, found {found}"))
+    return value
 
 
 def _attribute(values: Mapping[str, Any], name: str, *, required: bool = True) -> str:
