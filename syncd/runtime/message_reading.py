@@ -61,7 +61,8 @@ class Permits:
         [(kind, name)] = command.arguments.items()
         known = {"source": self.sources, "destination": self.destinations}[kind]
         if name not in (self.stores if command.name == "sync" else known):
-            raise MessageRefused(f"there is no {kind} {name!r}", reason="NotAllowed")
+            store = " of kind mlruns or mlflow-db" if command.name == "sync" else ""
+            raise MessageRefused(f"there is no {kind} {name!r}{store}", reason="NotAllowed")
         if command.name == "pause" and kind == "source" and name == self.itself:
             raise MessageRefused("a source cannot pause itself: nothing could tell it to go on", reason="NotAllowed")
 

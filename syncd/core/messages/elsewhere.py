@@ -1,5 +1,4 @@
-"""Events of other services as ``ForeignEvent``: Azure Machine Learning's (Event Grid), MLflow's registry webhooks and
-Databricks' notifications about jobs.
+"""Events of other services as ``ForeignEvent``: Azure Machine Learning's (Event Grid), MLflow's and Databricks'.
 
 Names of Azure's types and fields: learn.microsoft.com, "Azure Machine Learning as an Event Grid source", as gathered in
 2026-11; none was seen from the real service, so a missing field is "" and an unknown one is left out.
