@@ -116,7 +116,11 @@ def read_webhook(table: Table) -> WebhookSettings:
 
 def _check_signing_secret(table: Table, index: int, secret: Secret) -> None:
     warn_of_written_secret(table, "secrets", secret, index=index)
+    place = (*table.place, "secrets", index)
     try:
-        key_of(secret.reveal())
+        key = key_of(secret.reveal())
     except ValueError as exc:
-        table.document.refuse((*table.place, "secrets", index), str(exc))
+        table.document.refuse(place, str(exc))
+        return
+    if len(key) < SHORTEST_SECRET:
+        table.document.warn(place, f"a key of {len(key)} bytes can be guessed: take {SHORTEST_SECRET} or more")

@@ -11,7 +11,8 @@ from syncd.configuration.secret import Secret
 
 DESTINATION = '[[destinations]]\nname = "workspace"\nuri = "https://mlflow.example.org"\n[http]\n'
 HOOK = "[[sources]]\nname = 'hook'\nkind = 'webhook'\n"
-ENVIRONMENT = {"NEW": "whsec_bmV3", "OLD": "whsec_b2xk", "TOKEN": "a-token-that-is-long", "BAD": "whsec_!"}
+NEW, OLD = "whsec_bmV3bmV3bmV3bmV3bmV3bmV3", "whsec_b2xkb2xkb2xkb2xkb2xkb2xk"
+ENVIRONMENT = {"NEW": NEW, "OLD": OLD, "SHORT": "whsec_bmV3", "TOKEN": "a-token-that-is-long", "BAD": "whsec_!"}
 FILE = Path("/etc/syncd/syncd.toml")
 
 
@@ -42,7 +43,7 @@ def test_every_key_of_a_webhook_is_read() -> None:
     assert configuration.message_sources == (
         WebhookSettings(
             name="hook",
-            secrets=(secret("whsec_bmV3"), secret("whsec_b2xk")),
+            secrets=(secret(NEW), secret(OLD)),
             token=secret("a-token-that-is-long"),
             username="u",
             password=secret("a-token-that-is-long"),
@@ -106,5 +107,10 @@ def test_a_webhook_needs_an_http_server() -> None:
 
 
 def test_a_secret_of_a_list_that_is_written_out_is_warned_of() -> None:
-    [warning] = read(HOOK + "secrets = ['whsec_bmV3']\n").warnings
+    [warning] = read(HOOK + "secrets = ['whsec_MTIzNDU2Nzg5MDEyMzQ1Ng==']\n").warnings
     assert "sources[0].secrets[0]: this secret is written out" in warning
+
+
+def test_a_signing_secret_that_can_be_guessed_warns() -> None:
+    [warning] = read(HOOK + "secrets = [{ env = 'SHORT' }]\n").warnings
+    assert "sources[0].secrets[0]: a key of 3 bytes can be guessed" in warning
