@@ -322,6 +322,20 @@ def test_a_held_run_comes_with_a_quick_poll(tmp_path):
     assert set(seen.runs) == {RUN}
 
 
+def test_a_run_whose_folder_is_seen_before_anything_is_in_it_comes_with_a_quick_poll(tmp_path):
+    run = make_run(tmp_path)
+    text = (run / "meta.yaml").read_text()
+    seen = mirror(tmp_path)
+    seen.poll()
+    made = run.parent / ("f" * 32)
+    made.mkdir()
+    seen.poll(full=False, changed={str(made)})
+    assert set(seen.runs) == {RUN}
+    write(made / "meta.yaml", text.replace(RUN, made.name))
+    seen.poll(full=False, changed={str(made)})
+    assert set(seen.runs) == {RUN, made.name}
+
+
 def test_runs_and_experiments_without_meta_are_named(tmp_path):
     make_run(tmp_path)
     lost = make_run(tmp_path, "f" * 32)

@@ -79,16 +79,16 @@ class SubjectReader:
             return [], None
 
     def _unreadable(self, path: str, exc: OSError | MetaUnreadable) -> None:
-        """Hold a meta file that is being written; name one that stays unreadable and has data beside it."""
+        """Hold a meta file that is being written, or not yet; name one that stays unreadable and has data beside it."""
         missing = isinstance(exc, FileNotFoundError)
-        if missing and not holds_run_data(self.path):
-            return
         try:
             changed_ns = os.stat(self.path if missing else path, follow_symlinks=False).st_mtime_ns
         except OSError:
             return
         if is_young(changed_ns, self.context.now_ns):
             self.outcome = "held"
+            return
+        if missing and not holds_run_data(self.path):
             return
         self.outcome = "problem"
         what = reason(exc) if isinstance(exc, OSError) else str(exc)
