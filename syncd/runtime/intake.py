@@ -17,12 +17,13 @@ from heapq import merge
 
 import structlog
 
-from syncd.core.facts import MetricsLogged, ProblemFound, Reading
+from syncd.core.facts import TERMINAL_STATUSES, MetricsLogged, ProblemFound, Reading, RunSeen
 from syncd.errors import JournalError, JournalFull, SourceError, SourceNotReady
 from syncd.journal.journal import Journal
 from syncd.journal.silence import mark_silent_runs
 from syncd.runtime.clock import wall_ms_now
 from syncd.runtime.rests import Rests
+from syncd.runtime.uploader import LONG_AGO_S
 from syncd.runtime.watcher import Watcher
 from syncd.sources.base import Cursors, StoreSource
 
@@ -68,7 +69,8 @@ class Intake:
     """Reads one source for one audience.
 
     ``announce`` is called in the event loop with the subjects that now wait, per destination id, and with the time
-    (monotonic s) at which a change was heard of, or what waits began to be read.
+    (monotonic s) at which a change was heard of, or what waits began to be read; ``LONG_AGO_S`` where a run has ended:
+    no more comes of it that could travel with it.
     """
 
     def __init__(
@@ -267,6 +269,8 @@ class Intake:
                 raise Stopped("told to stop")
             group.append(reading)
             cursors.add(reading)
+            if not full and _ends_a_run(reading):
+                seen_s = LONG_AGO_S
             size_bytes += _cost_bytes(reading)
             if size_bytes >= GROUP_BYTES or time.monotonic() - begun_s >= GROUP_S:
                 self._commit(loop, group, forgotten, seen_s)
@@ -356,6 +360,10 @@ class GroupCursors:
         group = dict(self._group)  # as it is now: it may be committed before the last key is asked for
         own = sorted(key for key, value in group.items() if value is not None and key.startswith(prefix))
         yield from merge((key for key in self._committed.keys(prefix) if key not in group), own)
+
+
+def _ends_a_run(reading: Reading) -> bool:
+    return any(isinstance(fact, RunSeen) and fact.status in TERMINAL_STATUSES for fact in reading.facts)
 
 
 def _cost_bytes(reading: Reading) -> int:

@@ -4,7 +4,8 @@ Rules
 -----
 1. A subject that has something to deliver is in ``_due`` (with the time from which it may start) or has a lane.
 2. A subject has at most one lane, so its passes never overlap.
-3. A subject's first point waits ``flush_interval_s`` at most, so that what is written close together travels together.
+3. A subject's first point waits ``flush_interval_s`` at most, so that what is written close together travels together;
+   what comes with a run's end does not wait.
 4. A pass that fails for a reason nobody foresaw is recorded and tried again later; the other subjects go on.
 5. What failed or was refused has few lanes, so that many of the kind do not hold up the rest.
 """
@@ -12,6 +13,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 
@@ -24,6 +26,7 @@ from syncd.runtime.lanes import Lanes, Outcome
 
 log = structlog.get_logger(__name__)
 
+LONG_AGO_S = -math.inf
 LANES = 8
 LANES_FOR_HELD_UP = 2
 AFTER_FAULT_S = 30.0
@@ -67,12 +70,15 @@ class Uploader:
         """Take note that these subjects have something to deliver. Call it in the event loop.
 
         ``since_s`` is when it was heard of (monotonic s; None: now): gathering and reading are part of the interval.
+        ``LONG_AGO_S`` has them sent at once, also those that were to wait for more.
         """
         due_s = (time.monotonic() if since_s is None else since_s) + self._flush_interval_s
         for subject in subjects:
             if subject in self._gathering:
                 self._gathering.discard(subject)
                 self._due.pop(subject, None)
+            if since_s == LONG_AGO_S and subject not in self.faults:
+                self._due[subject] = due_s
             self._due.setdefault(subject, due_s)
         self._idle.clear()
         self._changed.set()

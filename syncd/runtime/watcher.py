@@ -22,8 +22,10 @@ if sys.platform == "linux":
 
 log = structlog.get_logger(__name__)
 
-# After the first event, events of this long are gathered into one hint.
+# Hints come at most this often, so that what is written all the time is read some times a second only.
 GATHER_S = 0.15
+# Where nothing was written before, this long after the first event: what is written in one go is read together.
+SETTLE_S = 0.02
 
 
 class Watcher:
@@ -34,6 +36,7 @@ class Watcher:
         self._watches: dict[Path, Any] = {}
         self._complained = False
         self.directory_made = False  # since the last `watch`
+        self._gathered_s = 0.0  # when the last hint ended
         self.heard_s = 0.0  # when what `changed` returned last began (monotonic s)
 
     def __enter__(self) -> Watcher:
@@ -98,7 +101,8 @@ class Watcher:
         finally:
             loop.remove_reader(self._inotify.fd)
         self.heard_s = loop.time()
-        await asyncio.sleep(GATHER_S)
+        await asyncio.sleep(max(SETTLE_S, self._gathered_s + GATHER_S - self.heard_s))
+        self._gathered_s = loop.time()
         return self._drain()
 
     def _drain(self) -> set[str]:

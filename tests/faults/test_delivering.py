@@ -28,7 +28,7 @@ from syncd.errors import AuthFailed, OutcomeUnknown, Rejected, Transient
 from syncd.runtime.courier import FORBIDDEN_ALONE, POISON_AFTER_S, POISON_FAULTS, Courier
 from syncd.runtime.one_shot import sync_once
 from syncd.runtime.pipeline import Pipeline
-from syncd.runtime.uploader import LANES
+from syncd.runtime.uploader import LANES, LONG_AGO_S
 from tests.faults.delivering import MINUTE_S, Delivering, now_s, virtually
 from tests.journal_filling import EXPERIMENT, NOW_MS, experiment, head, params, points, run_key, tags
 from tests.standins.fake_destination import FakeDestination
@@ -709,6 +709,16 @@ async def test_a_point_waits_for_the_flush_interval_since_it_was_heard_of(tmp_pa
             rig.state(experiment(), *many_runs(1), since_s=begun_s - heard_ago_s)
             await rig.delivered(within_s=MINUTE_S)
             assert 10.0 <= now_s() - begun_s + heard_ago_s < 12.0
+
+
+@virtually
+async def test_what_comes_with_the_end_of_a_run_does_not_wait(tmp_path: Path) -> None:
+    async with Delivering(tmp_path, flush_interval_s=60.0) as rig:
+        begun_s = now_s()
+        rig.state(experiment(), *many_runs(1))
+        rig.state(experiment(), *many_runs(1), since_s=LONG_AGO_S)
+        await rig.delivered(within_s=MINUTE_S)
+        assert now_s() - begun_s < 5.0
 
 
 # -- tags of experiments -----------------------------------------------------------------------------------------------

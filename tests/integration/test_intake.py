@@ -13,8 +13,9 @@ from syncd.errors import SourceError
 from syncd.journal.journal import Journal
 from syncd.runtime.intake import Intake, IntakeSettings
 from syncd.runtime.rests import Rests
+from syncd.runtime.uploader import LONG_AGO_S
 from syncd.sources.base import Cursors
-from tests.journal_filling import experiment
+from tests.journal_filling import experiment, head
 
 
 class ListSource:
@@ -45,7 +46,13 @@ async def source() -> ListSource:
 
 
 @pytest.fixture
-async def intake(tmp_path: Path, source: ListSource) -> AsyncIterator[Intake]:
+async def announced() -> list[float]:
+    """Since when what was announced is known."""
+    return []
+
+
+@pytest.fixture
+async def intake(tmp_path: Path, source: ListSource, announced: list[float]) -> AsyncIterator[Intake]:
     journal = Journal.open(tmp_path)
     source_id = journal.register_source("s")
     audience = journal.register_destinations({"d": "fake:/"})["d"].audience
@@ -56,7 +63,7 @@ async def intake(tmp_path: Path, source: ListSource) -> AsyncIterator[Intake]:
         source_id=source_id,
         audience=audience,
         settings=IntakeSettings(poll_interval_s=0.05, watch=False),
-        announce=lambda waiting: None,
+        announce=lambda waiting, since_s: announced.append(since_s),
         rests=Rests(journal),
     )
     journal.close()
@@ -80,6 +87,20 @@ async def test_what_was_stated_since_the_last_whole_look_began_is_yet_to_be_read
     intake.look_wholly()
     await until(lambda: not intake.is_yet_to_read(intake._journal.newest_change()))
     assert source.whole_looks == 2
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+
+
+async def test_what_comes_with_the_end_of_a_run_is_announced_as_known_for_long(
+    intake: Intake, source: ListSource, announced: list[float]
+) -> None:
+    source.waiting.append(Reading([head(1, status="FINISHED")], {}))
+    following = asyncio.create_task(intake.run())
+    await until(lambda: len(announced) == 1)
+    for number, status in enumerate(("RUNNING", "FINISHED", "RUNNING"), start=2):
+        source.waiting.append(Reading([head(number, status=status)], {}))
+        await until(lambda number=number: len(announced) == number)  # type: ignore[misc]
+    assert [since_s == LONG_AGO_S for since_s in announced] == [False, False, True, False]
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
 
