@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -39,6 +40,11 @@ log = structlog.get_logger(__name__)
 CREATE_TAGS = 90
 # What a look found missing may be created without another look for so long after its answer.
 LOOK_HOLDS_S = 1.0
+# What another syncd creates is there so long after the look that came before it: the request has waited for
+# ``LOOK_HOLDS_S`` at most, then it takes as long as ours do, or twice as long.
+LANDS_LEAST_S = 1.0
+LANDS_MOST_S = 30.0
+CREATES_MEASURED = 50
 # A look asks for the runs that are created next, too: one request may tell about all.
 LOOK_AHEAD = 7
 # A model's run is stated within seconds of the model, if it is in the store at all.
@@ -61,6 +67,9 @@ class Identities:
         self._looking: dict[tuple[str, str], asyncio.Lock] = {}
         self._looked: dict[tuple[str, str], dict[str, tuple[RemoteSubject | None, float]]] = {}
         self._uncertain: set[str] = set()  # what this process may have created and has not recorded
+        self._creates_s: deque[float] = deque(maxlen=CREATES_MEASURED)  # how long they took
+        self._last_create_s = float("-inf")
+        self._has_company = False
 
     def created_tags(self, subject_id: int) -> Mapping[str, str]:
         """Return, once, the tags that went with the create of that run in this process."""
@@ -283,10 +292,16 @@ class Identities:
             if not certain or self._monotonic() - looked_s > LOOK_HOLDS_S:
                 there = (await channel.destination.find(kind, experiment_id, [key])).get(key)
                 if there is not None:
+                    self._has_company = True
                     return there
             looked_s = float("-inf")  # whatever becomes of this create, another one looks first
             self._uncertain.add(key)
-            return await channel.destination.create(request)
+            begun_s = self._monotonic()
+            try:
+                return await channel.destination.create(request)
+            finally:
+                self._last_create_s = self._monotonic()
+                self._creates_s.append(self._last_create_s - begun_s)
 
         return await channel.courier.call(look_and_create, urgent=True)
 
@@ -311,8 +326,23 @@ class Identities:
                     lambda: channel.destination.find(kind, experiment_id, wanted, besides=self._session), urgent=True
                 )
                 answered_s = self._monotonic()
+                self._has_company = self._has_company or bool(found)
                 looked.update({one: (found.get(one), answered_s) for one in wanted})
             return looked.pop(key)
+
+    @property
+    def twins_after_s(self) -> float:
+        """How long after a create a twin of it may yet come to be there."""
+        lands_s = 2 * max(self._creates_s, default=0.0)
+        return LOOK_HOLDS_S + min(max(lands_s, LANDS_LEAST_S), LANDS_MOST_S)
+
+    async def twins_are_there(self) -> None:
+        """Wait until what was created last has its twin, if it gets one.
+
+        Where creating is quick and nothing was seen that another has created, there is no waiting.
+        """
+        if self._has_company or max(self._creates_s, default=0.0) > LANDS_LEAST_S:
+            await asyncio.sleep(max(0.0, self._last_create_s + self.twins_after_s - self._monotonic()))
 
     async def twins(self, before_ms: int) -> list[tuple[int, RemoteSubject]]:
         """Return the runs and models created before then of which another daemon created a twin that is to stay.
@@ -333,6 +363,7 @@ class Identities:
             except AuthFailed as error:
                 log.warning("may not look for twins now", kind=kind, experiment=experiment_id, error=str(error))
                 unchecked_still |= {one.subject_id for one in mine}
+        self._has_company = self._has_company or bool(lost)
         losers = {subject_id for subject_id, _ in lost}
         unique = [one.subject_id for one in unchecked if one.subject_id not in losers | unchecked_still]
         await channel.journal.do(Journal.mark_checked, channel.id, unique)

@@ -316,6 +316,15 @@ class ServerLanes:
         """Return a lane for one pass."""
         return Lane(self._channel, self._identities, self._places, subject_id, wall_ms=self._wall_ms)
 
+    @property
+    def twins_after_s(self) -> float:
+        """How long after a create a twin of it may yet come to be there (see ``Identities``)."""
+        return self._identities.twins_after_s
+
+    async def twins_are_there(self) -> None:
+        """Wait until what was created last has its twin, if it gets one."""
+        await self._identities.twins_are_there()
+
     async def twins(self, before_ms: int) -> list[tuple[int, RemoteSubject]]:
         """Return what was created twice and is to be given up here, with the one that stays (see ``Identities``)."""
         return await self._identities.twins(before_ms)

@@ -106,6 +106,15 @@ class Lanes(Protocol):
         """Return a lane for one pass."""
         ...
 
+    @property
+    def twins_after_s(self) -> float:
+        """How long after something was created a twin of it may yet come to be there."""
+        ...
+
+    async def twins_are_there(self) -> None:
+        """Wait until what was created last has its twin, if it gets one."""
+        ...
+
     async def twins(self, before_ms: int) -> Sequence[tuple[int, RemoteSubject]]:
         """Return what was created twice, before that time, and is to be given up here."""
         ...

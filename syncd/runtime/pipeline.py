@@ -247,6 +247,8 @@ class Pipeline:
 
     async def settle_twins(self) -> bool:
         """Look whether other daemons created the same runs; return whether any gave way, so that more waits."""
+        for uploader in self.uploaders.values():
+            await uploader.lanes.twins_are_there()
         return any([await uploader.settle_twins(BEFORE_NOW_MS) for uploader in self.uploaders.values()])
 
     def totals(self) -> Totals:

@@ -37,6 +37,8 @@ KEPT_DELETION = "deleted in the store, which is not relayed"
 class RelayLanes:
     """Makes the lanes of one relay; a ``Lanes``. A run has one identity here, its own: there are no twins."""
 
+    twins_after_s = 0.0
+
     def __init__(self, channel: RelayChannel) -> None:
         self.supply: Supply = channel
         self._channel = channel
@@ -44,6 +46,9 @@ class RelayLanes:
     def lane(self, subject_id: int) -> RelayLane:
         """Return a lane for one pass."""
         return RelayLane(self._channel, subject_id)
+
+    async def twins_are_there(self) -> None:
+        """Wait for nothing."""
 
     async def twins(self, before_ms: int) -> Sequence[tuple[int, RemoteSubject]]:
         """Return nothing."""

@@ -33,8 +33,6 @@ AFTER_FAULT_S = 30.0
 AFTER_REFUSAL_S = 60.0
 LOOK_FOR_RETRIES_S = 2.0
 LOOK_FOR_TWINS_S = 2.0
-# How long a create by another daemon may have been under way when this one looked.
-TWIN_AFTER_MS = 2000
 
 
 class Uploader:
@@ -192,7 +190,7 @@ class Uploader:
         while True:
             await asyncio.sleep(LOOK_FOR_TWINS_S)
             try:
-                await self.settle_twins(self._wall_ms() - TWIN_AFTER_MS)
+                await self.settle_twins(self._wall_ms() - round(1000 * self.lanes.twins_after_s))
             except JournalError:
                 raise
             except Exception:

@@ -74,6 +74,20 @@ async def test_two_that_create_at_once_keep_the_same_run(case: Case) -> None:
     case.check()
 
 
+async def test_a_sync_waits_for_the_creates_of_another_one_where_creating_is_slow(case: Case) -> None:
+    """Neither has seen anything of the other when the quicker one has delivered everything."""
+    with_many_runs(case, 1)
+    async with FaultProxy(case.server.url) as quicker, FaultProxy(case.server.url) as slower:
+        quicker.add(Rule("held", path="/runs/create", drip_s=1.5))
+        slower.add(Rule("held", path="/runs/create", drip_s=4.0))
+        both = await asyncio.gather(
+            deliver(case.database, quicker.url, case.folder / "first"),
+            deliver(case.database, slower.url, case.folder / "second"),
+        )
+    assert [(done.code, done.faults, done.totals["dead_letters"]) for done in both] == [(0, [], 0)] * 2
+    case.check()
+
+
 async def test_a_run_that_lost_the_race_is_not_doubled_on_a_store_that_appends(file_case: Case) -> None:
     """As above; when the loser states the run again for the kept one, its points are there already."""
     async with FaultProxy(file_case.server.url) as slow, FaultProxy(file_case.server.url) as other:

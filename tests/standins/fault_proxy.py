@@ -25,6 +25,7 @@ Faults
 ``deaf``            does not even read the request's body (a half-open peer)
 ``drip``            forwards, then passes the answer on one byte each ``drip_s`` seconds
 ``drip_body``       the same, but the head of the answer comes at once
+``held``            waits ``drip_s`` seconds before it forwards
 ``late``            forwards, then waits ``drip_s`` seconds before it passes the answer on
 ``unauthorized``    answers 401 until the request's Authorization header equals ``until``
 """
@@ -58,6 +59,7 @@ Fault = Literal[
     "deaf",
     "drip",
     "drip_body",
+    "held",
     "late",
     "unauthorized",
 ]
@@ -225,6 +227,8 @@ class FaultProxy:
                 await self._released.wait()
                 _reset(writer)
                 return False
+            case "held":
+                await asyncio.sleep(rule.drip_s)
         return await self._forward(rule, head, reader, writer)
 
     async def _forward(
