@@ -23,7 +23,6 @@ from azure.servicebus.exceptions import OperationTimeoutError
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from syncd.core.webhook_signature import signed_of, wrong_with
 from syncd.sources.service_bus.source import BATCH, SESSION_BATCH
 
 SESSIONS = 8
@@ -108,23 +107,17 @@ async def mqtt(tally: Tally, address: str, client_id: str) -> None:
                 return
 
 
-async def webhook(tally: Tally, _address: str, name: str) -> None:
-    """Answer 200 to what is rightly signed."""
+async def webhook(tally: Tally, _address: str, _name: str) -> None:
+    """Answer 200 to whatever comes, unchecked, by the same server of aiohttp as the daemon's."""
 
-    async def answer(request: web.Request) -> web.Response:
-        body = await request.read()
-        signed = signed_of({key.lower(): value for key, value in request.headers.items()})
-        assert signed is not None
-        assert not wrong_with(signed, keys=[KEY], body=body, now_s=time.time())
+    async def answer(request: web.BaseRequest) -> web.Response:
+        await request.read()
         tally.add(1)
-        return web.json_response({"status": "taken"})
+        return web.Response(body=b'{"status": "taken"}', content_type="application/json")
 
-    app = web.Application(client_max_size=4 * 1024 * 1024)
-    app.router.add_post(f"/hooks/{name}", answer)
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.ServerRunner(web.Server(answer, access_log=None), shutdown_timeout=1.0)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, shutdown_timeout=1.0)
-    await site.start()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
     print(runner.addresses[0][1], flush=True)
     await tally.done.wait()
     await runner.cleanup()
