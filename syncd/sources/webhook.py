@@ -162,7 +162,8 @@ class WebhookSource:
         )
         self._waiting.append(message)
         self._waiting_bytes += len(message.body)
-        self._changed.set()
+        if not self._held:  # else whoever settles the last one does
+            self._changed.set()
         loop = answer.get_loop()
         until_s = loop.time() + self._patience_s
         self._unanswered[answer] = until_s
