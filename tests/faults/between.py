@@ -11,7 +11,6 @@ from pathlib import Path
 from syncd.core.relay.values import Parcel
 from tests.faults.processes import wait_for, waiting
 from tests.standins.forks import Forked
-from tests.standins.mlflow_server import RunningMlflow
 from tests.standins.mosquitto import RunningMosquitto
 from tests.standins.service_bus.server import ServiceBus
 
@@ -57,13 +56,13 @@ def edge(
     return file
 
 
-def gateway(folder: Path, server: RunningMlflow, receives: str, *, name: str = "gateway") -> Path:
+def gateway(folder: Path, url: str, receives: str, *, name: str = "gateway") -> Path:
     """Write the configuration of who receives and brings it to a server; ``receives`` are keys of the source."""
     file = folder / f"{name}.toml"
     file.write_text(
         f'[daemon]\nname = "{name}"\nstate_dir = "{folder}/{name}-state"\nlog_format = "json"\n'
         f'[[sources]]\nname = "edges"\nrelay = true\n{receives}'
-        f'[[destinations]]\nname = "d"\nuri = "{server.url}"\n'
+        f'[[destinations]]\nname = "d"\nuri = "{url}"\n'
     )
     return file
 

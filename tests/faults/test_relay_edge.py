@@ -45,7 +45,7 @@ def test_a_store_goes_through_a_broker_whole_and_once(broker, tmp_path: Path) ->
     build_awkward_store(store, "mlruns", big_artifact_bytes=1_000_000)
     edge_state, gateway_state = tmp_path / "edge-state", tmp_path / "gateway-state"
     with broker(tmp_path / "broker") as (between, sends, receives), RunningMlflow(tmp_path / "server") as server:
-        files = edge(tmp_path, store, sends), gateway(tmp_path, server, receives)
+        files = edge(tmp_path, store, sends), gateway(tmp_path, server.url, receives)
         assert main(["validate", "--config", str(files[0])]) == 0
         with daemon(files[1]):
             with daemon(files[0]) as sender:

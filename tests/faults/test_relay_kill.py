@@ -91,13 +91,17 @@ def told(store: Path) -> list[tuple[str, Parcel]]:
     return [(sessions[key], parcel) for key, parcels in of.items() for parcel in parcels]
 
 
-def check(stores: Sequence[Path], server: RunningMlflow) -> None:
-    """Hold what the server has against the stores, by an oracle of its own and by ``verify``."""
-    found = [
+def differences(stores: Sequence[Path], server: RunningMlflow) -> list[str]:
+    return [
         f"{one.name}: {text}"
         for one in stores
         for text in oracle.differences(oracle.read_store(one, one.name), oracle.read_server(server, one.name))
     ]
+
+
+def check(stores: Sequence[Path], server: RunningMlflow) -> None:
+    """Hold what the server has against the stores, by an oracle of its own and by ``verify``."""
+    found = differences(stores, server)
     assert not found, "\n".join(found[:20])
     assert main(["verify", *map(str, stores), "--against", server.url]) == 0
 
@@ -105,14 +109,15 @@ def check(stores: Sequence[Path], server: RunningMlflow) -> None:
 @pytest.mark.timeout(240)
 def test_what_a_killed_edge_has_begun_arrives_whole_and_once(tmp_path: Path, file_server: RunningMlflow) -> None:
     with service_bus(tmp_path / "bus") as (bus, sends, receives):
-        receiver = gateway(tmp_path, file_server, receives)
+        receiver = gateway(tmp_path, file_server.url, receives)
         stores = [store(tmp_path / "stores", f"edge-{number}") for number, _ in enumerate(AT_THE_EDGE)]
         edges = [edge(tmp_path, one, sends, relay=SMALL_MESSAGES, name=one.name) for one in stores]
         with running([receiver]):
             are_killed(dict(zip(AT_THE_EDGE, edges, strict=True)))
             with running(edges):
-                wait_for("the broker has all", lambda: all(is_through(state_of(one)) for one in edges))
-            wait_for("the gateway has all", lambda: bus.count(QUEUE) == 0 and is_through(state_of(receiver)))
+                wait_for("all is there", lambda: not differences(stores, file_server))
+                wait_for("nothing waits", lambda: all(is_through(state_of(one)) for one in edges))
+            wait_for("nothing waits", lambda: bus.count(QUEUE) == 0 and is_through(state_of(receiver)))
     check(stores, file_server)
 
 
@@ -123,7 +128,8 @@ def test_what_a_killed_gateway_has_begun_arrives_whole_and_once(tmp_path: Path, 
     with ServiceBus(tmp_path / "bus") as bus:
         queues = [f"queue{number}" for number, _ in enumerate(points)]
         gateways = [
-            gateway(tmp_path, file_server, f'kind = "service-bus"\n{queue(bus, name)}', name=name) for name in queues
+            gateway(tmp_path, file_server.url, f'kind = "service-bus"\n{queue(bus, name)}', name=name)
+            for name in queues
         ]
         late: list[tuple[str, list[tuple[str, Parcel]]]] = []
         for point, one, name in zip(points, stores, queues, strict=True):

@@ -81,7 +81,7 @@ def test_what_a_broker_finds_too_large_is_cut_or_kept_as_a_letter(
     store.mkdir()
     with narrow(kind, tmp_path / "broker") as there:
         sender = edge(tmp_path, store, there.sends, relay='max_message_bytes = "1MiB"\n')
-        with daemon(gateway(tmp_path, mlflow_server, there.receives)):
+        with daemon(gateway(tmp_path, mlflow_server.url, there.receives)):
             with daemon(sender) as running:
                 wait_for("the edge runs", lambda: "the destination answers" in running.text())
                 there.narrow()

@@ -48,7 +48,7 @@ def there(server: RunningMlflow) -> Sequence[Standing]:
 def test_the_latest_word_counts_whichever_gateway_brings_it(tmp_path: Path, mlflow_server: RunningMlflow) -> None:
     with service_bus(tmp_path / "bus") as (bus, _, receives):
         assert isinstance(bus, ServiceBus)
-        one, other = (gateway(tmp_path, mlflow_server, receives, name=name) for name in ("one", "other"))
+        one, other = (gateway(tmp_path, mlflow_server.url, receives, name=name) for name in ("one", "other"))
 
         def brings(config: Path, standing: Standing) -> None:
             with running([config]):
@@ -90,7 +90,7 @@ def test_a_deletion_and_a_filter_go_through_a_relay(
     wanted = 'max_message_bytes = "64KiB"\n[destinations.filters]\nexperiments = ["* taken"]\n'
     with service_bus(tmp_path / "bus") as (bus, sends, receives):
         assert isinstance(bus, ServiceBus)
-        receiver = gateway(tmp_path, mlflow_server, f'{receives}on_delete = "{on_delete}"\n')
+        receiver = gateway(tmp_path, mlflow_server.url, f'{receives}on_delete = "{on_delete}"\n')
         sender = edge(tmp_path, store, sends, source='on_delete = "delete"\n', relay=wanted)
 
         def count() -> int:
