@@ -16,6 +16,7 @@ from benchmarks.ceilings import ceiling, flat_memory, import_memory
 from benchmarks.following import daemon_at_rest
 from benchmarks.live import latency, writer
 from benchmarks.messaging import mqtt, service_bus, webhook
+from benchmarks.relaying import relay, relay_memory
 from benchmarks.results import Others, Row, print_table
 from benchmarks.syncing import sync_points, sync_runs
 from benchmarks.telling import events
@@ -37,6 +38,8 @@ BENCHMARKS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "messages-service-bus": service_bus,
     "messages-mqtt": mqtt,
     "messages-webhook": webhook,
+    "relay": relay,
+    "relay-memory": relay_memory,
     "workspace-artifact": workspace_artifact,
 }
 

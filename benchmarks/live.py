@@ -7,8 +7,8 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tests.standins.mlflow_server import RunningMlflow
 TRAINING = [sys.executable, "-m", "benchmarks.training"]
 SECONDS = 30
 KINDS = ("FileStore", "SQLite")
+Following = Callable[[Path, Sequence[Path], str], AbstractContextManager[Background]]
 
 
 def _store(folder: Path, kind: str) -> tuple[Path, str]:
@@ -56,18 +57,16 @@ def latency(folder: Path) -> Iterator[Row]:
     """From just before the client's call (or the file's append) to the request's arrival at the server."""
     for kind in KINDS:
         followed = _paced(folder / f"one-{kind}", kind, runs=1, rate=20)
-        yield _latency_row(f"{kind}, 1 run × 20 points/s, MLflow's client", followed, 20 * SECONDS)
+        yield latency_row(f"{kind}, 1 run × 20 points/s, MLflow's client", followed, 20 * SECONDS)
     followed = _appended(folder / "ten-files", runs=10, rate=50)
-    yield _latency_row("FileStore, 10 runs × 50 points/s, appended", followed, 500 * SECONDS)
+    yield latency_row("FileStore, 10 runs × 50 points/s, appended", followed, 500 * SECONDS)
     followed = _paced(folder / "ten-SQLite", "SQLite", runs=10, rate=50)
-    yield _latency_row("SQLite, 10 runs × 50 points/s, MLflow's client by tens", followed, 500 * SECONDS)
-    followed = _into_real_server(folder / "real")
-    yield _latency_row(
-        "FileStore, 1 run × 20 points/s, until it is in a real server's database", followed, 20 * SECONDS
-    )
+    yield latency_row("SQLite, 10 runs × 50 points/s, MLflow's client by tens", followed, 500 * SECONDS)
+    followed = into_real_server(folder / "real")
+    yield latency_row("FileStore, 1 run × 20 points/s, until it is in a real server's database", followed, 20 * SECONDS)
 
 
-def _latency_row(what: str, followed: Followed, expected: int) -> Row:
+def latency_row(what: str, followed: Followed, expected: int) -> Row:
     told = followed.latencies_s or [float("nan")]
     return Row(
         what,
@@ -136,12 +135,12 @@ def _append(folder: Path, number: int, rate: int) -> None:
             opened.write(f"{int(now_s * 1000)} {now_s!r} {step}\n")
 
 
-def _into_real_server(folder: Path) -> Followed:
-    """Look into a real server's database every 5 ms for what has arrived."""
+def into_real_server(folder: Path, following: Following = daemon) -> Followed:
+    """Look into a real server's database every 5 ms for what has arrived; ``following`` begins to bring it there."""
     followed, uri = _store(folder / "store", "FileStore")
     with (
         RunningMlflow(folder / "server") as server,
-        daemon(folder / "daemon", [followed], server.url) as process,
+        following(folder / "daemon", [followed], server.url) as process,
     ):
         time.sleep(6)
         arrived: dict[float, float] = {}
