@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 RENEW_AT_LATEST_S: Final = 10.0
 RENEW_AT_ONCE_S: Final = 0.1
 MOST_BATCHES: Final = 4
+BUFFERED_S: Final = 0.02
 BATCH_BYTES: Final = 8 * 1024 * 1024
 
 Settle = Callable[["ServiceBusReceivedMessage"], Awaitable[None]]
@@ -66,22 +67,29 @@ class Link:
         if (self.session or self._hand) and time.monotonic() >= self._renewal_due_s:
             await self._renew()
         async with self._turn:
+            begun_s = time.monotonic()
             try:
                 found = await self._receiver.receive_messages(self._ask, max_wait_time=wait_s)
             except Exception as exc:
                 raise self._failure(exc, "receiving from") from exc
+            waited = time.monotonic() - begun_s > BUFFERED_S
         messages = [message_of(one, address=self._address.path, link=self) for one in found]
-        self._ask = self._next_ask(messages)
+        self._ask = self._next_ask(messages, waited=waited)
         self._hand |= {_number(one): one for one in found}
         self._wanted = self._wanted and not found
         if found and not self.session:
             self._plan_renewal(one.locked_until_utc for one in self._hand.values())
         return messages
 
-    def _next_ask(self, messages: Sequence[Message]) -> int:
-        """Ask for one after a lull, so that it comes at once: the library waits 0.2 s for the rest of a batch."""
+    def _next_ask(self, messages: Sequence[Message], *, waited: bool) -> int:
+        """Ask for one after a lull, so that it comes at once: the library waits 0.2 s for the rest of a batch.
+
+        Ask for more when the last ones lay here already: a session's are sent ahead.
+        """
         if len(messages) < self._ask:
             return 1
+        if waited and self.session:
+            return self._ask
         mean_bytes = sum(len(message.body) for message in messages) // len(messages)
         return max(1, min(self._most, 4 * self._ask, BATCH_BYTES // max(1, mean_bytes)))
 

@@ -5,7 +5,8 @@ Rules
 1. Links are kept open (opening one takes half a second) and read in tasks of their own, so that a ``receive`` that is
    cancelled loses nothing that has arrived.
 2. Where the entity requires sessions, at most ``max_sessions`` links hold one session each. A session that is silent
-   is given back: after ``CROWDED_S`` if all links are taken, since another session may wait, else after ``SILENT_S``.
+   is given back: after ``SILENT_S`` if another link has looked for a session in vain for ``LOOKED_S``, else after
+   ``CROWDED_S``, since another session may wait.
 3. A link that fails ends; ``receive`` says why, and the next ``receive`` opens another one.
 4. What is settled on a link that has failed meanwhile is delivered again: the same as a lost lock.
 """
@@ -34,8 +35,11 @@ BATCH: Final = 250
 SESSION_BATCH: Final = 32
 WAIT_S: Final = 5.0
 SESSION_WAIT_S: Final = 0.5
+# What is in hand can be settled only between two waits (rule 4 of ``links``).
+HOLDING_WAIT_S: Final = 0.02
 CROWDED_S: Final = 0.4
 SILENT_S: Final = 30.0
+LOOKED_S: Final = 1.0
 # How long the service looks for a session before it answers that there is none; less than ``TRY_S``.
 ACCEPT_S: Final = 25
 # So many links look for a session at once: each of them polls its connection.
@@ -56,6 +60,7 @@ class ServiceBusSource:
         self._links: set[asyncio.Task[None]] = set()
         self._open_links: set[Link] = set()
         self._accepting = asyncio.Semaphore(ACCEPTING)
+        self._looking: dict[asyncio.Task[Any] | None, float] = {}  # since when without a session found
         self._arrived: deque[Message] = deque()
         self._failure: DestinationError | None = None
         self._news = asyncio.Event()
@@ -78,8 +83,7 @@ class ServiceBusSource:
 
     async def complete(self, messages: Sequence[Message]) -> None:
         """Settle messages (see ``MessageSource``)."""
-        for link, of_link in _by_link(messages).items():
-            await link.complete(of_link)
+        await asyncio.gather(*(link.complete(of_link) for link, of_link in _by_link(messages).items()))
 
     async def refuse(self, message: Message, *, reason: str, description: str) -> None:
         """Dead-letter a message with its reason and description, cut to what the broker keeps."""
@@ -120,6 +124,7 @@ class ServiceBusSource:
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Keep why a link failed for the next ``receive``."""
         self._links.discard(task)
+        self._looking.pop(task, None)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):
             self._failure = translated(error, doing="receiving from", address=self.address)
@@ -149,7 +154,7 @@ class ServiceBusSource:
         """Hand over what a link receives; return when its session is silent."""
         heard_s = time.monotonic()
         while not link.session or not self._is_silent(time.monotonic() - heard_s):
-            messages = await link.receive(SESSION_WAIT_S if link.session or link.holds_any else WAIT_S)
+            messages = await link.receive(_wait_s(link))
             if messages:
                 self._arrived.extend(messages)
                 self._news.set()
@@ -159,8 +164,9 @@ class ServiceBusSource:
                 heard_s = time.monotonic()
 
     def _is_silent(self, silence_s: float) -> bool:
-        crowded = len(self._open_links) >= self._max_sessions
-        return silence_s > (CROWDED_S if crowded else SILENT_S)
+        now_s = time.monotonic()
+        in_vain = any(now_s - since_s >= LOOKED_S for since_s in self._looking.values())
+        return silence_s > (SILENT_S if in_vain else CROWDED_S)
 
     @contextlib.asynccontextmanager
     async def _open(self, *, most: int, **options: Any) -> AsyncIterator[Link | None]:
@@ -185,6 +191,8 @@ class ServiceBusSource:
         """Open; return whether that is possible: there is a session, or the entity has none."""
         from azure.servicebus import exceptions
 
+        task = asyncio.current_task()
+        self._looking.setdefault(task, time.monotonic())
         try:
             await receiver.__aenter__()
         except exceptions.OperationTimeoutError:
@@ -195,6 +203,7 @@ class ServiceBusSource:
             if not self._has_sessions and REQUIRES_SESSIONS in str(exc):
                 return False
             raise
+        self._looking.pop(task, None)
         return True
 
     def _receiver(self, **options: Any) -> ServiceBusReceiver:
@@ -207,6 +216,12 @@ class ServiceBusSource:
 
 # The service's words for a link without a session to an entity that has them (amqp:not-allowed).
 REQUIRES_SESSIONS: Final = "requires sessions"
+
+
+def _wait_s(link: Link) -> float:
+    if link.holds_any:
+        return HOLDING_WAIT_S
+    return SESSION_WAIT_S if link.session else WAIT_S
 
 
 def _by_link(messages: Sequence[Message]) -> dict[Link, list[Message]]:
