@@ -128,4 +128,4 @@ AND address = :address AND (message_id <> '' OR (content_type, headers) = (:cont
 
 -- name: refused_messages
 SELECT id, message_id, address, content_type, headers, body, sent_ms FROM refused_message
-WHERE source_id = :source_id ORDER BY id;
+WHERE source_id = :source_id AND id > :after ORDER BY id LIMIT :limit;

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,6 +23,7 @@ from syncd.journal.journal import Journal
 
 MOST: Final = 10_000
 MOST_BYTES: Final = 64 * 1024 * 1024
+READ_AT_ONCE: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,7 @@ class RefusedMessages:
 
     def _keep(self, message: KeptMessage, refusal: MessageRefused) -> None:
         if self._numbers is None or len(self._numbers) > 2 * MOST:
-            self._numbers = {_digest(one): one.number for one in self._fetch("refused_messages")}
+            self._numbers = {_digest(one): one.number for one in self._all()}
         digest = _digest(message)
         parameters = {
             "source_id": self._source_id,
@@ -98,6 +99,13 @@ class RefusedMessages:
     def to_retry(self, *, limit: int = 100) -> list[KeptMessage]:
         """Return messages that somebody wants to have tried again."""
         return self._fetch("refused_to_retry", limit=limit)
+
+    def _all(self) -> Iterator[KeptMessage]:
+        """Yield what is kept, few at a time: all together are 64 MiB."""
+        after = 0
+        while found := self._fetch("refused_messages", after=after, limit=READ_AT_ONCE):
+            yield from found
+            after = found[-1].number
 
     def _fetch(self, name: str, **parameters: int) -> list[KeptMessage]:
         rows = self._journal._fetch(name, {"source_id": self._source_id, **parameters})

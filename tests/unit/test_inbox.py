@@ -427,7 +427,8 @@ def report(case: Case) -> JournalReport:
     return found
 
 
-def test_a_refused_message_that_comes_again_is_kept_once(case: Case) -> None:
+def test_a_refused_message_that_comes_again_is_kept_once(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refused_messages, "READ_AT_ONCE", 1)
     bodies = [b"{", b"["]
     RefusedMessages(case.journal, case.source).keep([(kept_message(body=body), REFUSAL) for body in bodies])
     refused = RefusedMessages(case.journal, case.source)  # after a restart
