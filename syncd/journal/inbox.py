@@ -394,7 +394,7 @@ class _Step:
             self._state(run, before.state if before is not None and before.stated else None, state)
         if before is not None and before.stale:
             self._facts.add(TagsDeleted(run, [LAST_ACTIVITY]))
-            if stale != STALE:
+            if before.stale != STALE:
                 self._journal._run("put_relayed", (subject_id, "head", b"", now_ms, REOPENED))
             self._facts.add(heads(run.id, state, default_experiment=self._settings.default_experiment)[1])
         parameters = {
