@@ -148,6 +148,7 @@ async def test_two_daemons_share_the_sessions_and_one_takes_over(bus: ServiceBus
         bus.put(queue, [str(number).encode() for number in range(20)], session=session)
     one, two = bus_source(bus, queue), bus_source(bus, queue)
     seen: dict[str, list[int]] = {}
+    settling: list[asyncio.Task[None]] = []
 
     async def consume(source: MessageSource, until: int) -> set[str]:
         sessions: set[str] = set()
@@ -156,7 +157,8 @@ async def test_two_daemons_share_the_sessions_and_one_takes_over(bus: ServiceBus
             for message in messages:
                 seen.setdefault(message.session, []).append(int(message.body))
                 sessions.add(message.session)
-            await source.complete(messages)
+            settling.append(asyncio.create_task(source.complete(messages)))
+            await asyncio.shield(settling[-1])
         return sessions
 
     async with closing(one, two), asyncio.timeout(PATIENCE_S):
@@ -166,6 +168,7 @@ async def test_two_daemons_share_the_sessions_and_one_takes_over(bus: ServiceBus
         for task in (by_one, by_two):
             task.cancel()
         await asyncio.gather(by_one, by_two, return_exceptions=True)
+        await asyncio.gather(*settling)
         assert seen == {session: list(range(20)) for session in ("s1", "s2", "s3", "s4")}
         await one.close()  # gives its sessions back
         bus.put(queue, [b"20"], session="s1")
