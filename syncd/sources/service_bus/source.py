@@ -70,15 +70,14 @@ class ServiceBusSource:
     async def receive(self, *, most: int, most_bytes: int) -> Sequence[Message]:
         """Wait for messages (see ``MessageSource``)."""
         while True:
-            arrived = self._take(most, most_bytes)
-            if not arrived and self._failure is not None:
+            if self._arrived:
+                return self._take(most, most_bytes)
+            if self._failure is not None:
                 failure, self._failure = self._failure, None
                 raise failure
             self._have_links()
             for link in self._open_links:
-                link.want()  # and while these are taken in, more may come
-            if arrived:
-                return arrived
+                link.want()
             await self._news.wait()
             self._news.clear()
 
