@@ -23,6 +23,7 @@ from azure.servicebus.exceptions import OperationTimeoutError
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from syncd.brokers.mqtt_client import RECEIVE_MAXIMUM
 from syncd.sources.service_bus.source import BATCH, SESSION_BATCH
 
 SESSIONS = 8
@@ -99,6 +100,7 @@ async def mqtt(tally: Tally, address: str, client_id: str) -> None:
     if version == "5":
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = 3600
+        properties.ReceiveMaximum = RECEIVE_MAXIMUM
         options = {"protocol": aiomqtt.ProtocolVersion.V5, "clean_start": False, "properties": properties}
     async with aiomqtt.Client("127.0.0.1", int(port), identifier=client_id, **options) as client:
         async for _ in client.messages:

@@ -1,9 +1,10 @@
-"""aiomqtt's client, with acknowledgements by hand and refused publications noticed.
+"""aiomqtt's client, with acknowledgements by hand, refused publications noticed, and reading that can pause.
 
 aiomqtt 2.5 acknowledges what it receives at once, does not say whether it was sent before, makes a task for each
 message, takes no notice of the reason code of a PUBACK, and waits for one when the connection is lost. The paho-mqtt
 client inside it can do all that, and its own API is used for it (``manual_ack_set``, ``ack``, ``publish``, the
-``on_message`` and ``on_publish`` callbacks).
+``on_message`` and ``on_publish`` callbacks). It reads its socket in pieces of one byte, for which there is no API: a
+``BufferedSocket`` takes the socket's place.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from syncd.brokers.buffered_socket import BufferedSocket
 from syncd.brokers.mqtt import FAILURE, PACKET_TOO_LARGE, PROTOCOL_ERROR, MqttAddress, Refused, reason_code
 
 if TYPE_CHECKING:
@@ -33,6 +35,9 @@ FOR_EVER_S: Final = 2**32 - 1
 TIMEOUT_S: Final = 30.0
 FLUSH_S: Final = 5.0
 SMALL_BYTES: Final = 8 * 1024  # what no broker finds too large
+# CONNECT's Receive Maximum (MQTT 5, section 3.1.2.11.3): mosquitto has 20 messages under way without it, and a commit
+# then holds no more.
+RECEIVE_MAXIMUM: Final = 250
 NO_TOPIC: Final = "syncd/nobody/subscribes/to/this"
 
 
@@ -53,11 +58,14 @@ class MqttClient(aiomqtt.Client):
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self.most_bytes: int | None = None
         self._arrived = arrived
+        self._buffered: BufferedSocket | None = None
+        self._is_paused = False
         keeps = session_expiry_s is not None
         properties = None
         if address.version_5 and session_expiry_s is not None:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.SessionExpiryInterval = min(FOR_EVER_S, math.ceil(session_expiry_s))
+            properties.ReceiveMaximum = RECEIVE_MAXIMUM
         super().__init__(
             address.host,
             address.port,
@@ -110,6 +118,22 @@ class MqttClient(aiomqtt.Client):
         """Tell the broker that a message has been taken, so that it is not sent again."""
         self._client.ack(message.mid, message.qos)
 
+    def pause_reading(self) -> None:
+        """Leave what comes to the operating system: the broker has to wait.
+
+        A pause of more than twice ``keepalive_s`` ends the connection.
+        """
+        if self._buffered is not None and not self._is_paused:
+            self._is_paused = True
+            self._loop.remove_reader(self._buffered.fileno())
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        if self._buffered is not None and self._is_paused:
+            self._is_paused = False
+            self._loop.add_reader(self._buffered.fileno(), self._read)
+            self._loop.call_soon(self._read)  # what was read ahead
+
     async def flush(self) -> None:
         """Wait until the broker has taken all acknowledgements: it answers one packet after the other.
 
@@ -161,6 +185,28 @@ class MqttClient(aiomqtt.Client):
     ) -> None:
         self.most_bytes = getattr(properties, "MaximumPacketSize", None)
         super()._on_connect(client, userdata, flags, reason_code, properties)
+
+    def _on_socket_open(self, client: Any, userdata: Any, sock: Any) -> None:
+        """Put a buffer before the socket, and a reader of ours in the place of aiomqtt's. Called while it connects."""
+        self._buffered = client._sock = BufferedSocket(sock)
+        self._is_paused = False
+        super()._on_socket_open(client, userdata, sock)
+        self._loop.call_soon_threadsafe(self._loop.add_reader, sock.fileno(), self._read)
+
+    def _on_socket_close(self, client: Any, userdata: Any, sock: Any) -> None:
+        self._buffered = None
+        super()._on_socket_close(client, userdata, sock)
+
+    def _read(self) -> None:
+        """Take in what has come, and acknowledge nothing of it."""
+        try:
+            while self._buffered is not None and not self._is_paused:
+                self._client.loop_read()
+                if self._buffered is None or not self._buffered.pending():
+                    break
+        except Exception as exc:  # noqa: BLE001 - the boundary of the connection
+            if not self._disconnected.done():
+                self._disconnected.set_exception(exc)
 
     def _on_message(self, client: Any, userdata: Any, message: MQTTMessage) -> None:
         self._arrived(message)

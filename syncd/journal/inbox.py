@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -64,7 +64,7 @@ IDENTITIES_MS: Final = 14 * 24 * 3600 * 1000  # the longest that Service Bus kee
 PRUNE_AFTER: Final = 1000
 PRUNED_AT_ONCE: Final = 5000
 FOREIGN_EVENTS: Final = 10_000
-KNOWN_EXPERIMENTS: Final = 10_000
+MOST_KNOWN: Final = 5000
 STALE: Final = "stale"
 
 
@@ -120,7 +120,7 @@ class Inbox:
         self.journal = journal
         self.source_id = source_id
         self._settings = settings
-        self._experiments: set[str] = set()  # stated by this process
+        self._known = _Known()
         self._since_pruning = 0
 
     def take(self, told: Sequence[Told], *, refused: int = 0, beside: Callable[[], None] | None = None) -> Taken:
@@ -134,7 +134,7 @@ class Inbox:
         """
         with self._transaction("committing messages"):
             taken = Taken()
-            new = [one for one in told if self._is_new(one, taken)]
+            new = self._new(told, taken)
             for one in new:
                 self._note(one.statement, taken)
             taken.waiting = self._intake(lambda step: step.take(new, taken.roots))
@@ -180,7 +180,7 @@ class Inbox:
             with self.journal._transaction(doing):
                 yield
         except BaseException:
-            self._experiments.clear()  # what was stated may not have been committed
+            self._known.forget()  # what was stated may not have been committed
             raise
 
     def _runs(self, name: str, before_ms: int) -> list[int]:
@@ -189,23 +189,37 @@ class Inbox:
 
     def _intake(self, step: Callable[[_Step], None]) -> dict[int, set[int]]:
         destinations = [row[0] for row in self.journal._run("active_destinations").fetchall()]
-        facts = FactIntake(self.journal, self.source_id, destinations, first_reading=False)
-        step(_Step(self.journal, facts, self.source_id, self._settings, self._experiments))
-        if len(self._experiments) > KNOWN_EXPERIMENTS:
-            self._experiments.clear()
+        if self._known.is_much:
+            self._known.forget()
+        facts = FactIntake(self.journal, self.source_id, destinations, first_reading=False, ids=self._known.subjects)
+        step(_Step(self.journal, facts, self.source_id, self._settings, self._known))
         return dict.fromkeys(destinations, facts.subjects)
 
-    def _is_new(self, told: Told, taken: Taken) -> bool:
-        if isinstance(told.statement, KeptChunk):  # what is there of its file says whether it is known
-            taken.repeated += told.statement.outcome == "known"
-            return told.statement.outcome != "known"
-        digest = hashlib.blake2b(told.identity.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        row = (self.source_id, digest, self.journal._wall_ms())
-        known = self.journal._run("add_to_inbox", row).rowcount == 0
-        if known and not (told.repeatable and not told.again):
-            taken.repeated += 1
-            return False
-        return True
+    def _new(self, told: Sequence[Told], taken: Taken) -> list[Told]:
+        """Remember the identities of events, and return the events that were not known."""
+        digests = [b"" if isinstance(one.statement, KeptChunk) else _digest(one.identity) for one in told]
+        unseen = self._remember(dict.fromkeys(digest for digest in digests if digest))
+        new = []
+        for one, digest in zip(told, digests, strict=True):
+            if isinstance(one.statement, KeptChunk):  # what is there of its file says whether it is known
+                known = one.statement.outcome == "known"
+            elif digest in unseen:
+                known = False
+                unseen.discard(digest)  # it may come a second time in one batch
+            else:
+                known = not one.repeatable or one.again
+            if known:
+                taken.repeated += 1
+            else:
+                new.append(one)
+        return new
+
+    def _remember(self, digests: Collection[bytes]) -> set[bytes]:
+        """Add identities to the inbox; return those that were not there."""
+        now_ms = self.journal._wall_ms()
+        [before] = self.journal._run("newest_in_inbox").fetchone()
+        self.journal._many("add_to_inbox", [(self.source_id, digest, now_ms) for digest in digests])
+        return {row[0] for row in self.journal._run("inbox_after", {"seq": before})}
 
     def _note(self, statement: Statement, taken: Taken) -> None:
         match statement:
@@ -261,17 +275,49 @@ class Inbox:
         self.journal._run("prune_inbox", bounds)
 
 
+def _digest(identity: str) -> bytes:
+    return hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What the journal holds of a run that messages speak of (``message_run``)."""
+
+    state: RunState
+    stated: bool
+    stale: str
+    seen_ms: int
+
+
+@dataclass(slots=True)
+class _Known:
+    """What this process knows to be in the journal, so that it need not be asked: of so many subjects and no more."""
+
+    experiments: set[str] = field(default_factory=set)  # stated by this process
+    subjects: dict[SubjectKey, int] = field(default_factory=dict)
+    runs: dict[int, _Heard] = field(default_factory=dict)
+
+    @property
+    def is_much(self) -> bool:
+        return max(len(self.experiments), len(self.subjects), len(self.runs)) > MOST_KNOWN
+
+    def forget(self) -> None:
+        self.experiments.clear()
+        self.subjects.clear()
+        self.runs.clear()
+
+
 class _Step:
     """Adds what is said of runs inside one open transaction."""
 
     def __init__(
-        self, journal: Journal, facts: FactIntake, source_id: int, settings: InboxSettings, experiments: set[str]
+        self, journal: Journal, facts: FactIntake, source_id: int, settings: InboxSettings, known: _Known
     ) -> None:
         self._journal = journal
         self._facts = facts
         self._source_id = source_id
         self._settings = settings
-        self._experiments = experiments
+        self._known = known
 
     def take(self, told: Iterable[Told], roots: set[str]) -> None:
         """Add the statements about runs; points that may have been sent before are marked.
@@ -340,18 +386,15 @@ class _Step:
     # -- heads -----------------------------------------------------------------------------------------------------
 
     def _merge(self, subject_id: int, run: SubjectKey, said: RunState) -> None:
-        row = self._journal._run("message_run", {"subject_id": subject_id}).fetchone()
-        before = decode_state(row[0]) if row is not None else None
-        stated, stale, seen_ms = (bool(row[1]), row[2], row[3]) if row is not None else (False, "", 0)
-        state = said if before is None else merge(before, said)
-        now_ms = self._journal._wall_ms()
-        waited = row is not None and now_ms - seen_ms >= self._settings.start_patience_ms
-        ready = stated or waited or state.started_ms is not None
+        before, now_ms = self._heard(subject_id), self._journal._wall_ms()
+        state = said if before is None else merge(before.state, said)
+        waited = before is not None and now_ms - before.seen_ms >= self._settings.start_patience_ms
+        ready = (before is not None and before.stated) or waited or state.started_ms is not None
         if ready:
-            self._state(run, before if stated else None, state)
-        if stale:
+            self._state(run, before.state if before is not None and before.stated else None, state)
+        if before is not None and before.stale:
             self._facts.add(TagsDeleted(run, [LAST_ACTIVITY]))
-            if stale != STALE:
+            if before.stale != STALE:
                 self._journal._run("put_relayed", (subject_id, "head", b"", now_ms, REOPENED))
             self._facts.add(heads(run.id, state, default_experiment=self._settings.default_experiment)[1])
         parameters = {
@@ -363,6 +406,18 @@ class _Step:
             "now_ms": now_ms,
         }
         self._journal._run("put_message_run", parameters)
+        seen_ms = now_ms if before is None else before.seen_ms
+        self._known.runs[subject_id] = _Heard(state, stated=ready, stale="", seen_ms=seen_ms)
+
+    def _heard(self, subject_id: int) -> _Heard | None:
+        known = self._known.runs.get(subject_id)
+        if known is not None:
+            return known
+        row = self._journal._run("message_run", {"subject_id": subject_id}).fetchone()
+        if row is None:
+            return None
+        state, stated, stale, seen_ms = row
+        return _Heard(decode_state(state), bool(stated), stale, seen_ms)
 
     def _state(self, run: SubjectKey, before: RunState | None, state: RunState) -> None:
         """State a run's head if it is new or has changed."""
@@ -372,30 +427,34 @@ class _Step:
             return
         if old is not None and old.experiment != head.experiment:
             self._facts.add(_two_experiments(run, old.experiment.id, head.experiment.id))
-        if experiment.name not in self._experiments:
+        if experiment.name not in self._known.experiments:
             self._facts.add(experiment)
-            self._experiments.add(experiment.name)
+            self._known.experiments.add(experiment.name)
         self._facts.add(head)
 
     def state(self, subject_id: int) -> None:
         """State a run whose start has not been heard of."""
-        run, state = self._known(subject_id)
-        self._state(run, None, state)
+        run, heard = self._run_heard(subject_id)
+        self._state(run, None, heard.state)
         self._journal._run("mark_stated", {"subject_id": subject_id})
+        self._known.runs.pop(subject_id, None)
 
     def mark_stale(self, subject_id: int, end_as: RunStatus | None) -> None:
         """Say when a silent run was last heard of, and that it has ended if that is wanted."""
-        run, state = self._known(subject_id)
+        run, heard = self._run_heard(subject_id)
+        state = heard.state
         self._facts.add(TagsSet(run, {LAST_ACTIVITY: activity_text(state.last_ms)}))
         if end_as is not None:
             ended = merge(state, RunState(first_ms=state.first_ms, last_ms=state.last_ms, end=(state.last_ms, end_as)))
             self._facts.add(heads(run.id, ended, default_experiment=self._settings.default_experiment)[1])
         self._journal._run("mark_stale", {"subject_id": subject_id, "stale": end_as or STALE})
+        self._known.runs.pop(subject_id, None)
 
-    def _known(self, subject_id: int) -> tuple[SubjectKey, RunState]:
+    def _run_heard(self, subject_id: int) -> tuple[SubjectKey, _Heard]:
         [key] = self._journal._run("run_key", {"subject_id": subject_id}).fetchone()
-        row = self._journal._run("message_run", {"subject_id": subject_id}).fetchone()
-        return SubjectKey("run", key), decode_state(row[0])
+        heard = self._heard(subject_id)
+        assert heard is not None, "a run that messages have spoken of"
+        return SubjectKey("run", key), heard
 
 
 def _two_values(run: SubjectKey, key: str, one: Stamped, other: Stamped) -> ProblemFound:

@@ -631,14 +631,25 @@ class JournalCursors:
 
 
 class FactIntake:
-    """Adds facts inside one open transaction of the journal."""
+    """Adds facts inside one open transaction of the journal.
 
-    def __init__(self, journal: Journal, source_id: int, destinations: Sequence[int], *, first_reading: bool) -> None:
+    ``ids`` are subjects of the source that are known already; those that are found are added to it.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        source_id: int,
+        destinations: Sequence[int],
+        *,
+        first_reading: bool,
+        ids: dict[SubjectKey, int] | None = None,
+    ) -> None:
         self._journal = journal
         self._source_id = source_id
         self._destinations = destinations
         self._first_reading = first_reading
-        self._ids: dict[SubjectKey, int] = {}
+        self._ids = {} if ids is None else ids
         self.subjects: set[int] = set()
 
     def add(self, fact: Fact) -> int:

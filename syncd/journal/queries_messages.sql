@@ -3,6 +3,12 @@
 -- name: add_to_inbox
 INSERT INTO inbox (source_id, digest, at_ms) VALUES (?, ?, ?) ON CONFLICT (source_id, digest) DO NOTHING;
 
+-- name: newest_in_inbox
+SELECT COALESCE(MAX(seq), 0) FROM inbox;
+
+-- name: inbox_after
+SELECT digest FROM inbox WHERE seq > :seq;
+
 -- Forget all but the newest, and what is old; the ids are in the order of time.
 -- name: prune_inbox
 DELETE FROM inbox WHERE seq <= MAX((SELECT MAX(seq) FROM inbox) - :most,

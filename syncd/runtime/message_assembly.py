@@ -112,11 +112,14 @@ def _giving_back(opening: MessageOpening, partials: Partials) -> GivingBack | No
 def _reader(
     settings: MessageOptions, spool: Spool, partials: Partials, *, sources: Sequence[str], names: Names
 ) -> MessageReader:
+    from syncd.schemas.regular_logs import REGULAR  # only who reads messages needs msgspec
+
     rules = Rules(
         source=settings.name,
         topic=TopicPattern(settings.topic_pattern),
         most_bytes=settings.max_message_bytes,
         check=check,
+        regular=REGULAR,
     )
     permits = Permits(
         commands=settings.commands,

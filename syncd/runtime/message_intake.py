@@ -5,7 +5,8 @@ Rules
 1. A message is completed only after the journal has committed all that it says; what is between is delivered again, and
    known by its identity. A message that is refused is dead-lettered: on its broker, or in the journal where the broker
    has no place for it.
-2. Receiving and committing go side by side: while one batch is committed and settled the next is received, no more.
+2. Receiving, committing and settling go side by side: while one batch is settled the next is committed, and the source
+   receives the one after that. They are settled in the order in which they were committed, and no more than one waits.
 3. When the journal is full, or its disk, nothing is received and what is held is kept; it is committed when there is
    space.
 4. No message can end the intake: one that fails for a reason nobody foresaw is refused with that reason.
@@ -113,10 +114,10 @@ class MessageIntake:
         Raises:
             JournalError: the journal cannot be used (in an ExceptionGroup).
         """
-        received: asyncio.Queue[Sequence[Message]] = asyncio.Queue(maxsize=1)
+        committed: asyncio.Queue[Committed] = asyncio.Queue(maxsize=1)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._receive(received), name=f"receive {self.name}")
-            tasks.create_task(self._commit(received), name=f"commit {self.name}")
+            tasks.create_task(self._receive_and_commit(committed), name=f"receive {self.name}")
+            tasks.create_task(self._settle_all(committed), name=f"settle {self.name}")
             tasks.create_task(self._tick(), name=f"tick {self.name}")
             if self._giving_back is not None:
                 giving_back = self._giving_back.run(self._in_thread, self._record_giving_back)
@@ -131,7 +132,7 @@ class MessageIntake:
 
     # -- receiving -------------------------------------------------------------------------------------------------
 
-    async def _receive(self, received: asyncio.Queue[Sequence[Message]]) -> None:
+    async def _receive_and_commit(self, committed: asyncio.Queue[Committed]) -> None:
         backoff = Backoff()
         while True:
             await self._rests.over("source", self.name)
@@ -148,7 +149,7 @@ class MessageIntake:
             else:
                 backoff = Backoff()
                 await self._record("")
-                await received.put(messages)
+                await committed.put(await self._commit(messages))
 
     async def _room(self) -> None:
         """Wait until the journal has room."""
@@ -201,12 +202,10 @@ class MessageIntake:
 
     # -- committing ------------------------------------------------------------------------------------------------
 
-    async def _commit(self, received: asyncio.Queue[Sequence[Message]]) -> None:
-        while True:
-            messages = await received.get()
-            committed = await self._patiently(lambda messages=messages: self._take(messages))  # type: ignore[misc]
-            self._follow_up(committed)
-            await self._settle(committed)
+    async def _commit(self, messages: Sequence[Message]) -> Committed:
+        committed = await self._patiently(lambda: self._take(messages))
+        self._follow_up(committed)
+        return committed
 
     async def _patiently(self, work: Callable[[], T]) -> T:
         """Do something with the journal, however long its disk is full."""
@@ -230,6 +229,10 @@ class MessageIntake:
             if len(self._warned) < MOST_WARNED_TYPES:
                 self._warned.add(type_)
                 log.warning("messages of this type are ignored; this is said once", source=self.name, type=type_)
+
+    async def _settle_all(self, committed: asyncio.Queue[Committed]) -> None:
+        while True:
+            await self._settle(await committed.get())
 
     async def _settle(self, committed: Committed) -> None:
         try:

@@ -8,7 +8,8 @@ Rules
 3. MQTT has no dead letters and no way to give a message back: ``refuse`` acknowledges, ``release`` keeps the message
    here for the next ``receive``.
 4. Retained messages are acknowledged and left out: they are old, and would come again with each connection.
-5. Publications with QoS 0 come without a promise. They are dropped, and the log says so, beyond ``QOS_0_BYTES`` in
+5. Once ``HELD_BYTES`` are held here and not acknowledged, no more is read: the broker has to wait.
+6. Publications with QoS 0 come without a promise. They are dropped, and the log says so, beyond ``QOS_0_BYTES`` in
    waiting: nothing else bounds them.
 """
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+HELD_BYTES: Final = 16 * 1024 * 1024
 QOS_0_BYTES: Final = 16 * 1024 * 1024
 
 
@@ -52,18 +54,26 @@ class Connection:
     def __init__(self) -> None:
         self.client: MqttClient | None = None
         self._receipts: deque[Receipt] = deque()
+        self._held_bytes = 0
 
     def received(self, message: MQTTMessage) -> Receipt:
         """Note a message down."""
         receipt = Receipt(self, message)
         self._receipts.append(receipt)
+        self._held_bytes += len(message.payload)
+        if self.client is not None and self._held_bytes >= HELD_BYTES:
+            self.client.pause_reading()
         return receipt
 
     def settle(self, receipt: Receipt) -> None:
         """Acknowledge a message, once all before it are."""
         receipt.settled = True
         while self.client is not None and self._receipts and self._receipts[0].settled:
-            self.client.acknowledge(self._receipts.popleft().message)
+            message = self._receipts.popleft().message
+            self.client.acknowledge(message)
+            self._held_bytes -= len(message.payload)
+        if self.client is not None and self._held_bytes < HELD_BYTES:
+            self.client.resume_reading()
 
     def lost(self) -> None:
         """Take note that the connection has ended."""

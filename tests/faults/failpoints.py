@@ -74,10 +74,11 @@ RELAY_STEPS = {
     "relay.file": "syncd.runtime.relay_lane:RelayedFiles.send",
     "relay.heads": "syncd.runtime.relay_lane:RelayLane._send_heads",
 }
-# Only in a daemon that takes what is relayed.
+# Only in a daemon that takes messages, some only where they are another syncd's.
 GATEWAY_STEPS = {
     "bus.receive": "syncd.sources.service_bus.source:ServiceBusSource.receive",
     "bus.complete": "syncd.sources.service_bus.source:ServiceBusSource.complete",
+    "mqtt.complete": "syncd.sources.mqtt:MqttSource.complete",
     "inbox.take": "syncd.journal.inbox:Inbox.take",
     "inbox.take inside": "syncd.journal.relayed:RelayStep.flush",
     "partials.write": "syncd.journal.partials:Partials._write",

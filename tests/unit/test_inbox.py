@@ -131,6 +131,36 @@ def test_content_without_identity_is_known_only_when_it_is_handed_over_again(cas
     assert case.tell(logged(2), identity="content 2", repeatable=True, again=True).taken == 1
 
 
+def test_of_one_batch_those_that_are_new_are_taken_in_their_order(case: Case) -> None:
+    case.tell(logged(1), identity="1")
+    told = [Told(identity=identity, statement=logged(int(identity))) for identity in ("3", "1", "2", "3")]
+    told += [Told(identity="content", statement=logged(4), repeatable=True)] * 2
+    taken = case.inbox.take(told)
+    assert (taken.taken, taken.repeated) == (4, 2)
+    steps = [parse(line)["step"] for line in case.lines()]
+    assert steps == [1, 3, 2, 4, 4]
+
+
+def test_nothing_of_a_batch_that_was_not_committed_is_taken_to_be_known(case: Case) -> None:
+    start = Told(identity="start", statement=started(experiment="vision"))
+    not_kept = logged(1, run=RunRef("r-2"), artifacts=[InlineArtifact("model.bin", b"1")])
+    with pytest.raises(AssertionError):
+        case.inbox.take([start, Told(identity="log", statement=not_kept)])
+    assert case.inbox.take([start]).taken == 1
+    case.tell(logged(1), identity="log")
+    head = case.head()
+    assert head is not None
+    assert head.experiment.id == "vision"
+    assert [parse(change.body)["name"] for change in experiment_changes(case)] == ["vision"]
+    assert len(case.lines()) == 1
+
+
+def experiment_changes(case: Case) -> list[Any]:
+    experiment = case.journal.subject(case.subject()).experiment_id
+    assert experiment is not None
+    return case.journal.pending(case.destinations[0], experiment, Section.HEAD)
+
+
 def test_points_that_another_daemon_may_have_sent_are_marked(case: Case) -> None:
     case.tell(logged(1), again=True)
     case.tell(logged(2), again=True, elsewhere=True)

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncd.core.messages.decode import Decoded, Rules, decode
-from syncd.core.messages.points import lines_of, regular_lines
 from syncd.core.messages.statements import (
     Command,
     ForeignEvent,
@@ -25,10 +24,17 @@ from syncd.core.messages.statements import (
 )
 from syncd.core.messages.topics import Named, TopicPattern
 from syncd.schemas.checking import check
+from syncd.schemas.regular_logs import REGULAR
 from syncd.sources.messages import Message
 
 NOW_MS = 1_700_000_000_000
-RULES = Rules(source="bus", topic=TopicPattern("syncd/{device}/{run}/metrics"), most_bytes=1_000_000, check=check)
+RULES = Rules(
+    source="bus",
+    topic=TopicPattern("syncd/{device}/{run}/metrics"),
+    most_bytes=1_000_000,
+    check=check,
+    regular=REGULAR,
+)
 STRUCTURED = "application/cloudevents+json"
 
 
@@ -405,54 +411,3 @@ def test_topics() -> None:
     for wrong in ("a/{device}", "a/{run}/{run}", "a/{run}/{place}"):
         with pytest.raises(ValueError):
             TopicPattern(wrong)
-
-
-NUMBERS = st.floats() | st.integers(-(2**70), 2**70)
-ODD = st.none() | st.booleans() | st.text(max_size=3)
-POINTS = st.fixed_dictionaries(
-    {"key": st.sampled_from(["loss", 'a "b"\n', "ß", "", "k" * 1001]) | ODD, "value": NUMBERS | ODD},
-    optional={"timestamp": NUMBERS | ODD, "step": NUMBERS | ODD, "more": ODD},
-)
-ORDINARY = st.fixed_dictionaries(
-    {
-        "key": st.sampled_from(["loss", 'a "b"\n', "ß"]),
-        "value": st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**14), 10**14),
-        "timestamp": st.integers(-(2**63), 2**63 - 1),
-        "step": st.integers(-(2**63), 2**63 - 1),
-    }
-)
-
-
-@given(st.lists(POINTS | ORDINARY, max_size=3) | st.lists(ORDINARY, max_size=5))
-def test_the_short_way_for_points_leads_where_the_schema_and_the_long_way_do(points: list[dict[str, Any]]) -> None:
-    short = regular_lines(points)
-    if short is not None:
-        assert check("messages/log", {"metrics": points}) is None
-        assert short == lines_of(points, timestamp_ms=1, step=2)
-
-
-def test_ordinary_points_take_the_short_way() -> None:
-    points = [{"key": f"loss/{n % 2}", "value": n / 3, "timestamp": NOW_MS + n, "step": n} for n in range(3)]
-    assert regular_lines(points) == lines_of(points, timestamp_ms=1, step=2)
-    assert regular_lines([*points, {"key": "loss", "value": 1.5}]) is None
-
-
-EXTRAORDINARY: list[dict[str, Any]] = [
-    {"value": float("inf")},
-    {"value": True},
-    {"value": 10**15},
-    {"value": 2**70},
-    {"step": 2**63},
-    {"timestamp": -(2**63) - 1},
-    {"step": 1.5},
-    {"key": "k" * 1001},
-    {"key": ""},
-    {"stray": 1},
-]
-
-
-@pytest.mark.parametrize("more", EXTRAORDINARY)
-def test_an_extraordinary_point_does_not(more: dict[str, Any]) -> None:
-    point = {"key": "loss", "value": 1.5, "timestamp": NOW_MS, "step": 1}
-    assert regular_lines([point]) is not None
-    assert regular_lines([point, {**point, **more}]) is None

@@ -47,7 +47,7 @@ STATEMENTS: st.SearchStrategy[RunStatement] = st.one_of(
         experiment=NAMES,
     ),
 )
-STATES = st.builds(state_of, STATEMENTS)
+STATES = st.builds(lambda one: state_of([one]), STATEMENTS)
 
 
 @given(STATES, STATES, STATES)
@@ -55,6 +55,11 @@ def test_merge_is_a_join(one: RunState, two: RunState, three: RunState) -> None:
     assert merge(one, two) == merge(two, one)
     assert merge(merge(one, two), three) == merge(one, merge(two, three))
     assert merge(one, one) == one
+
+
+@given(st.lists(STATEMENTS, min_size=1, max_size=8))
+def test_statements_together_say_what_they_say_one_by_one(said: Sequence[RunStatement]) -> None:
+    assert state_of(said) == reduce(merge, (state_of([one]) for one in said))
 
 
 @given(st.lists(STATEMENTS, min_size=1, max_size=8), st.data())
@@ -107,7 +112,7 @@ def test_what_a_run_is_stated_to_be() -> None:
         RunStarted(run=run, time_ms=30, start_time_ms=25, experiment="vision", parent_run_id="p", user_id="ada"),
         RunLogged(run=run, time_ms=40, experiment="another"),
     ]
-    state = reduce(merge, map(state_of, said))
+    state = state_of(said)
     experiment, head = heads("id-1", state, default_experiment="bus")
     assert (experiment.name, head.experiment.id) == ("vision", "vision")
     assert (head.name, head.status, head.start_time_ms, head.end_time_ms) == ("night", "FAILED", 25, 80)
@@ -116,5 +121,5 @@ def test_what_a_run_is_stated_to_be() -> None:
 
 
 def test_what_is_not_said_has_a_default() -> None:
-    _, head = heads("x", state_of(RunLogged(run=RunRef("x"), time_ms=7)), default_experiment="bus")
+    _, head = heads("x", state_of([RunLogged(run=RunRef("x"), time_ms=7)]), default_experiment="bus")
     assert (head.experiment.id, head.name, head.status, head.start_time_ms) == ("bus", "", "RUNNING", 7)

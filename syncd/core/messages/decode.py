@@ -15,12 +15,22 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, get_args
 
 from syncd.core.messages.elsewhere import foreign_event_of
-from syncd.core.messages.envelopes import Envelope, Received, Refused, open_binary, open_body, open_event
+from syncd.core.messages.envelopes import (
+    CheckedLog,
+    Envelope,
+    Received,
+    Refused,
+    Regular,
+    open_binary,
+    open_body,
+    open_event,
+)
 from syncd.core.messages.paths import problem_of_path
-from syncd.core.messages.points import BadPoint, bad_time, lines_of, regular_lines
+from syncd.core.messages.points import BadPoint, bad_time, lines_of
 from syncd.core.messages.statements import (
     Command,
     CommandName,
@@ -47,6 +57,7 @@ END_TYPE: Final = "dev.syncd.run.end"
 COMMAND_PREFIX: Final = "dev.syncd.command."
 OWN_TAGS: Final = (SOURCE_RUN_ID, SOURCE_MODEL_ID, SOURCE, SESSION, RELAY_ORDER)
 MOST_NAMED: Final = 5  # wrong events that a refusal names
+KNOWN_RUNS: Final = 1000
 
 Check = Callable[[str, Any], Wrong | None]
 
@@ -56,12 +67,14 @@ class Rules:
     """How the messages of one source are understood.
 
     ``source`` is its name, ``topic`` tells device and run, ``check`` holds data against a schema of that name.
+    ``regular`` reads what is as most messages are.
     """
 
     source: str
     topic: TopicPattern
     most_bytes: int
     check: Check
+    regular: Regular
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +91,10 @@ def decode(message: Received, rules: Rules, *, now_ms: int) -> Decoded:
         text = f"the message has {len(message.body)} bytes, max_message_bytes is {rules.most_bytes}"
         return Decoded((), MessageRefused(text, reason="TooLarge"))
     try:
-        binary = open_binary(message)
+        binary = open_binary(message, rules.regular)
         if binary is not None:
             return Decoded([_Reader(message, rules, now_ms).said(binary, 0)])
-        events, batch = open_body(message)
+        events, batch = open_body(message, rules.regular)
     except (Refused, MessageRefused) as exc:
         return Decoded((), _refusal([str(exc)]))
     return _decode_events(events, _Reader(message, rules, now_ms), message, batch=batch)
@@ -135,10 +148,8 @@ class _Reader:
             return self._command(event, time_ms)
         return foreign_event_of(event, time_ms=time_ms) or Ignored(event.type)
 
-    def _data(self, event: Envelope, schema: str, *, but: str = "") -> Mapping[str, Any]:
-        """Return the data of an event as its schema wants them, ``but`` for a field that has been looked at."""
-        checked = {key: value for key, value in event.data.items() if key != but} if but else event.data
-        wrong = self._rules.check(f"messages/{schema}", checked)
+    def _data(self, event: Envelope, schema: str) -> Mapping[str, Any]:
+        wrong = self._rules.check(f"messages/{schema}", event.data)
         if wrong is not None:
             raise Refused(wrong.below(*event.place))
         data: Mapping[str, Any] = event.data
@@ -147,13 +158,14 @@ class _Reader:
     # -- runs ------------------------------------------------------------------------------------------------------
 
     def _logged(self, event: Envelope, time_ms: int) -> RunLogged:
-        regular = regular_lines(event.data.get("metrics")) if isinstance(event.data, dict) else None
-        data = self._data(event, "log", but="metrics" if regular else "")
-        timestamp_ms = self._time(event, data, "timestamp", time_ms)
+        checked = event.data if isinstance(event.data, CheckedLog) else None
+        data = self._data(event, "log") if checked is None else checked.fields()
+        timestamp_ms, step = self._time(event, data, "timestamp", time_ms), int(data.get("step", 0))
         try:
-            lines, count = regular or lines_of(
-                data.get("metrics", {}), timestamp_ms=timestamp_ms, step=int(data.get("step", 0))
-            )
+            if checked is None:
+                lines, count = lines_of(data.get("metrics", {}), timestamp_ms=timestamp_ms, step=step)
+            else:
+                lines, count = checked.lines(timestamp_ms=timestamp_ms, step=step)
         except BadPoint as exc:
             raise Refused(exc.wrong.below(*event.place, "metrics")) from exc
         return RunLogged(
@@ -206,8 +218,7 @@ class _Reader:
     def _run_named(self, data: Mapping[str, Any], name: str) -> RunRef:
         """Return a run of which only the name is known: the same name on the same device is the same run."""
         device = data.get("device") or self._named.device
-        digest = hashlib.sha256("\x1f".join((self._rules.source, device, name)).encode())
-        return RunRef(digest.hexdigest()[:32], name)
+        return RunRef(_run_id(self._rules.source, device, name), name)
 
     def _time(self, event: Envelope, data: Mapping[str, Any], field: str, default_ms: int) -> int:
         if field not in data:
@@ -232,6 +243,11 @@ class _Reader:
             if name == wanted:
                 return Command(name=name, time_ms=time_ms, arguments=self._data(event, f"command.{name}"))
         raise Refused(Wrong("/type", f"expected one of {', '.join(get_args(CommandName))}, found {found_text(wanted)}"))
+
+
+@lru_cache(KNOWN_RUNS)
+def _run_id(source: str, device: str, name: str) -> str:
+    return hashlib.sha256("\x1f".join((source, device, name)).encode()).hexdigest()[:32]
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:

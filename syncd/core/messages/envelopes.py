@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -55,7 +56,7 @@ class Received(Protocol):
 class Envelope:
     """One event. ``identity`` "" if the envelope has none; ``place`` are the steps from the body to ``data``.
 
-    ``data`` is a JSON value, of a relayed message bytes.
+    ``data`` is a JSON value, of a relayed message bytes, of a regular log message a ``CheckedLog``.
     """
 
     type: str
@@ -67,6 +68,36 @@ class Envelope:
     place: tuple[str | int, ...] = ()
 
 
+class CheckedLog:
+    """The data of a ``dev.syncd.log`` that is known to be as its schema wants it, and to hold no artifacts."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def fields(self) -> Mapping[str, Any]:
+        """Return what it holds beside its metrics."""
+
+    @abstractmethod
+    def lines(self, *, timestamp_ms: int, step: int) -> tuple[bytes, int]:
+        """Return its points in wire form, joined by newlines, and their number.
+
+        Args:
+            timestamp_ms: of points that have none of their own.
+            step: likewise.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Regular:
+    """Reads the log messages that are as most are. Each returns None for whatever else comes, right or wrong.
+
+    ``log`` takes a body that is the data alone, ``events`` one that is an event, or an array of events.
+    """
+
+    log: Callable[[bytes], CheckedLog | None]
+    events: Callable[[bytes], Sequence[Envelope] | None]
+
+
 class Refused(Exception):
     """One event of a message is not as expected."""
 
@@ -75,13 +106,22 @@ class Refused(Exception):
         self.wrong = wrong
 
 
-def open_body(message: Received) -> tuple[list[Any], bool]:
-    """Return the events of a message that is not in binary mode, unopened, and whether they came as a batch.
+def open_body(message: Received, regular: Regular) -> tuple[Sequence[Any], bool]:
+    """Return the events of a message that is not in binary mode, and whether they came as a batch.
+
+    Regular ones are envelopes already, others are to be opened.
 
     Raises:
         MessageRefused: it is no JSON within bounds, or an array that is empty or too long.
     """
-    value = parse_bounded(message.body)
+    body = message.body
+    if b'"specversion"' in body:
+        events = regular.events(body)
+        if events is not None:
+            return events, body[:1] == b"["
+    elif (log := regular.log(body)) is not None:
+        return [_log_event(log)], False
+    value = parse_bounded(body)
     if not isinstance(value, list):
         return [value], False
     if not 0 < len(value) <= MOST_EVENTS:
@@ -89,7 +129,7 @@ def open_body(message: Received) -> tuple[list[Any], bool]:
     return value, True
 
 
-def open_binary(message: Received) -> Envelope | None:
+def open_binary(message: Received, regular: Regular) -> Envelope | None:
     """Return the event of a message in binary mode, None if it is not in that mode.
 
     Raises:
@@ -104,7 +144,10 @@ def open_binary(message: Received) -> Envelope | None:
     attributes = {name: headers[f"{prefix}{name}"] for name in names if f"{prefix}{name}" in headers}
     content_type = message.content_type or headers.get(f"{prefix}datacontenttype", "")
     _require_json(content_type, "datacontenttype")
-    return _cloud_event(attributes, parse_bounded(message.body) if message.body else None, place=())
+    data: Any = regular.log(message.body) if attributes.get("type") == LOG_TYPE else None
+    if data is None and message.body:
+        data = parse_bounded(message.body)
+    return _cloud_event(attributes, data, place=())
 
 
 def open_event(value: Any, message: Received) -> Envelope:
@@ -113,6 +156,8 @@ def open_event(value: Any, message: Received) -> Envelope:
     Raises:
         Refused: it is none.
     """
+    if isinstance(value, Envelope):
+        return value
     if not isinstance(value, dict):
         raise Refused(Wrong("", f"expected an object, found {found_text(value)}"))
     if "specversion" in value:
@@ -123,7 +168,11 @@ def open_event(value: Any, message: Received) -> Envelope:
         return _databricks_notification(value)
     if {"entity", "action", "data"} <= value.keys():
         return _mlflow_webhook(value, message)
-    return Envelope(type=LOG_TYPE, source="", identity="", subject="", time_ms=None, data=value)
+    return _log_event(value)
+
+
+def _log_event(data: Any) -> Envelope:
+    return Envelope(type=LOG_TYPE, source="", identity="", subject="", time_ms=None, data=data)
 
 
 def _cloud_event(attributes: Mapping[str, Any], data: Any, *, place: tuple[str, ...]) -> Envelope:
@@ -134,12 +183,17 @@ def _cloud_event(attributes: Mapping[str, Any], data: Any, *, place: tuple[str, 
     return Envelope(
         type=_attribute(attributes, "type"),
         source=source,
-        identity=f"ce\n{source}\n{event_id}",
+        identity=cloud_event_identity(source, event_id),
         subject=_attribute(attributes, "subject", required=False),
         time_ms=_time_of(attributes, "time"),
         data=data,
         place=place,
     )
+
+
+def cloud_event_identity(source: str, event_id: str) -> str:
+    """Return what tells one CloudEvent from another."""
+    return f"ce\n{source}\n{event_id}"
 
 
 def _data_of(event: Mapping[str, Any]) -> Any:

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
-from typing import Any, Final
+from typing import Any
 
 from syncd.core.messages.times import milliseconds_of
 from syncd.core.messages.wrong import Wrong, found_text, pointer
-from syncd.core.metric_lines import INT64_MAX, INT64_MIN, SAFE_INTEGER, wire_value
+from syncd.core.metric_lines import wire_value
 
 Metrics = Mapping[str, Any] | Sequence[Mapping[str, Any]]
-
-LONGEST_KEY: Final = 1000  # as syncd/schemas/messages/log.json has it
-_FIELDS: Final = ("key", "value", "timestamp", "step")
-_FIELDS_OF: Final = itemgetter(*_FIELDS)
 
 
 class BadPoint(Exception):
@@ -25,46 +19,6 @@ class BadPoint(Exception):
     def __init__(self, wrong: Wrong) -> None:
         super().__init__(str(wrong))
         self.wrong = wrong
-
-
-def regular_lines(metrics: Any) -> tuple[bytes, int] | None:
-    """Return what ``lines_of`` does for a list of whole and ordinary points that nobody has checked yet.
-
-    None for anything else, right or wrong: it goes the way of the schema and of ``lines_of``. Messages of many points
-    are mostly such lists, and looking at each field of each point by itself takes ten times as long.
-    """
-    if type(metrics) is not list or set(map(type, metrics)) != {dict} or set(map(len, metrics)) != {len(_FIELDS)}:
-        return None
-    try:
-        keys, values, timestamps, steps = zip(*map(_FIELDS_OF, metrics), strict=True)
-        if not (_are_names(keys) and _are_numbers(values) and _are_int64(timestamps) and _are_int64(steps)):
-            return None
-    except (KeyError, OverflowError):  # of a double
-        return None
-    heads = {key: f'{{"key":{json.dumps(key, ensure_ascii=False)},"value":' for key in set(keys)}
-    parts = ["", "", ',"timestamp":', "", ',"step":', "", "}\n"] * len(metrics)
-    parts[0::7] = [heads[key] for key in keys]
-    parts[1::7] = map(repr, values)
-    parts[3::7] = map(str, timestamps)
-    parts[5::7] = map(str, steps)
-    parts[-1] = "}"
-    return "".join(parts).encode(), len(metrics)
-
-
-def _are_names(keys: Sequence[Any]) -> bool:
-    return set(map(type, keys)) == {str} and all(0 < len(key) <= LONGEST_KEY for key in set(keys))
-
-
-def _are_numbers(values: Sequence[Any]) -> bool:
-    """Return whether the ``repr`` of each is what ``wire_value`` says of it."""
-    types = set(map(type, values))
-    if not types <= {int, float} or not all(map(math.isfinite, values)):
-        return False
-    return int not in types or (min(values) > -SAFE_INTEGER and max(values) < SAFE_INTEGER)
-
-
-def _are_int64(values: Sequence[Any]) -> bool:
-    return set(map(type, values)) == {int} and min(values) >= INT64_MIN and max(values) <= INT64_MAX
 
 
 def lines_of(metrics: Metrics, *, timestamp_ms: int, step: int) -> tuple[bytes, int]:

@@ -14,9 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import reduce
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
 
 from syncd.core.facts import ExperimentSeen, RunSeen, RunStatus, SubjectKey
 from syncd.core.messages.statements import (
@@ -48,13 +47,16 @@ class RunState:
 
     def encode(self) -> str:
         """Return it as JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps({name: getattr(self, name) for name in _STATE_FIELDS}, ensure_ascii=False)
+
+
+_STATE_FIELDS: Final = tuple(one.name for one in fields(RunState))
 
 
 def decode_state(text: str) -> RunState:
     """Return what ``RunState.encode`` wrote."""
-    fields: Any = {key: tuple(one) if isinstance(one, list) else one for key, one in json.loads(text).items()}
-    return RunState(**fields)
+    known: Any = {key: tuple(one) if isinstance(one, list) else one for key, one in json.loads(text).items()}
+    return RunState(**known)
 
 
 def merge(one: RunState, other: RunState) -> RunState:
@@ -79,23 +81,20 @@ def _last(one: Stamped | None, other: Stamped | None) -> Stamped | None:
     return max((said for said in (one, other) if said is not None), default=None)
 
 
-def state_of(statement: RunStatement) -> RunState:
-    """Return what one statement says of the run's head."""
-    at_ms = statement.time_ms
-
-    def said(text: str) -> Stamped | None:
-        return (at_ms, text) if text else None
-
-    started = statement if isinstance(statement, RunStarted) else None
+def state_of(statements: Sequence[RunStatement]) -> RunState:
+    """Return what statements of one run say of its head: what merging them one by one comes to."""
+    starts = [one for one in statements if isinstance(one, RunStarted)]
+    ends = [one for one in statements if isinstance(one, RunEnded)]
+    times = [one.time_ms for one in statements]
     return RunState(
-        first_ms=at_ms,
-        last_ms=at_ms,
-        experiment=said(statement.experiment),
-        name=said(statement.run.name),
-        user_id=said(started.user_id) if started else None,
-        parent_run_id=said(started.parent_run_id) if started else None,
-        started_ms=started.start_time_ms if started else None,
-        end=(statement.end_time_ms, statement.status) if isinstance(statement, RunEnded) else None,
+        first_ms=min(times),
+        last_ms=max(times),
+        experiment=min(((one.time_ms, one.experiment) for one in statements if one.experiment), default=None),
+        name=max(((one.time_ms, one.run.name) for one in statements if one.run.name), default=None),
+        user_id=max(((one.time_ms, one.user_id) for one in starts if one.user_id), default=None),
+        parent_run_id=max(((one.time_ms, one.parent_run_id) for one in starts if one.parent_run_id), default=None),
+        started_ms=min((one.start_time_ms for one in starts), default=None),
+        end=max(((one.end_time_ms, one.status) for one in ends), default=None),
     )
 
 
@@ -157,14 +156,16 @@ def gather(statements: Iterable[RunStatement]) -> dict[str, Gathered]:
 
 
 def _gathered(statements: Sequence[RunStatement]) -> Gathered:
-    found = Gathered(reduce(merge, map(state_of, statements)))
+    found = Gathered(state_of(statements))
     for statement in statements:
         at_ms = statement.time_ms
         if not isinstance(statement, RunEnded):
-            params = {key: (at_ms, value) for key, value in statement.params.items()}
-            tags = {key: (at_ms, value) for key, value in statement.tags.items()}
-            found.params.update(first_values(found.params, params))
-            found.tags.update(last_values(found.tags, tags))
+            if statement.params:
+                params = {key: (at_ms, value) for key, value in statement.params.items()}
+                found.params.update(first_values(found.params, params))
+            if statement.tags:
+                tags = {key: (at_ms, value) for key, value in statement.tags.items()}
+                found.tags.update(last_values(found.tags, tags))
         if isinstance(statement, RunStarted) and statement.parent_run_id:
             found.tags.update(last_values(found.tags, {PARENT_RUN_ID: (at_ms, statement.parent_run_id)}))
         if isinstance(statement, RunLogged):

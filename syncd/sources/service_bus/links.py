@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from syncd.brokers.service_bus import ServiceBusAddress, is_lost_message, is_lost_session, translated
 from syncd.errors import DestinationError
 from syncd.sources.messages import Message
-from syncd.sources.service_bus.reading import Handle, message_of
+from syncd.sources.service_bus.reading import message_of, number_of
 
 if TYPE_CHECKING:
     from azure.servicebus import ServiceBusReceivedMessage
@@ -75,10 +75,14 @@ class Link:
             waited = time.monotonic() - begun_s > BUFFERED_S
         messages = [message_of(one, address=self._address.path, link=self) for one in found]
         self._ask = self._next_ask(messages, waited=waited)
-        self._hand |= {_number(one): one for one in found}
+        had_any = bool(self._hand)
+        self._hand |= {number_of(message): one for message, one in zip(messages, found, strict=True)}
         self._wanted = self._wanted and not found
         if found and not self.session:
-            self._plan_renewal(one.locked_until_utc for one in self._hand.values())
+            due_s = self._renewal_due_s
+            self._plan_renewal(one.locked_until_utc for one in found)
+            if had_any:
+                self._renewal_due_s = min(due_s, self._renewal_due_s)
         return messages
 
     def _next_ask(self, messages: Sequence[Message], *, waited: bool) -> int:
@@ -148,21 +152,20 @@ class Link:
 
     async def _settle(self, messages: Iterable[Message], settle: Settle) -> None:
         """Settle what is in hand, all at once: each waits for its answer."""
-        handles = [handle for message in messages if (handle := self._in_hand(message.handle)) is not None]
-        if not handles:
+        numbers = [number for message in messages if self._holds(number := number_of(message))]
+        if not numbers:
             return
         async with self._turn:
-            held = [self._hand[handle] for handle in handles if handle in self._hand]
-            answers = await asyncio.gather(*(settle(one) for one in held), return_exceptions=True)
-            for one, answer in zip(held, answers, strict=True):
-                self._drop(one)
+            held = [number for number in numbers if number in self._hand]
+            answers = await asyncio.gather(*(settle(self._hand[number]) for number in held), return_exceptions=True)
+            for number, answer in zip(held, answers, strict=True):
+                self._drop(number)
                 if isinstance(answer, Exception) and not is_lost_message(answer):
                     self._failure(answer, "settling messages of")
                     self._changed.set()
 
-    def _in_hand(self, handle: object) -> int | None:
-        assert isinstance(handle, Handle), "a message of another source"
-        return handle.number if handle.number in self._hand and self._broken is None else None
+    def _holds(self, number: int) -> bool:
+        return number in self._hand and self._broken is None
 
     def _failure(self, exc: Exception, doing: str) -> DestinationError | SessionLost:
         """Take note that the link is of no use any more, and return why."""
@@ -170,8 +173,8 @@ class Link:
         self._broken = SessionLost() if lost else translated(exc, doing=doing, address=self._address)
         return self._broken
 
-    def _drop(self, one: ServiceBusReceivedMessage) -> None:
-        self._hand.pop(_number(one), None)
+    def _drop(self, number: int) -> None:
+        self._hand.pop(number, None)
         if not self._hand:
             self._changed.set()
 
@@ -190,22 +193,18 @@ class Link:
                 async with self._turn:
                     self._plan_renewal([await self._receiver.session.renew_lock()])
             else:
-                self._plan_renewal([await self._renew_one(one) for one in list(self._hand.values())])
+                self._plan_renewal([await self._renew_one(number) for number in list(self._hand)])
         except Exception as exc:
             raise self._failure(exc, "renewing the locks of") from exc
 
-    async def _renew_one(self, one: ServiceBusReceivedMessage) -> datetime | None:
+    async def _renew_one(self, number: int) -> datetime | None:
         async with self._turn:
-            if _number(one) not in self._hand:
+            if number not in self._hand:
                 return None
             try:
-                return await self._receiver.renew_message_lock(one)
+                return await self._receiver.renew_message_lock(self._hand[number])
             except Exception as exc:
                 if not is_lost_message(exc):
                     raise
-                self._drop(one)
+                self._drop(number)
                 return None
-
-
-def _number(one: ServiceBusReceivedMessage) -> int:
-    return one.sequence_number or 0

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from syncd.sources.messages import Message
 
 if TYPE_CHECKING:
     from azure.servicebus import ServiceBusReceivedMessage
+    from azure.servicebus.amqp import AmqpAnnotatedMessage
 
     from syncd.sources.service_bus.links import Link
+
+
+# Annotations of the service: milliseconds since the epoch, and the number in the entity.
+ENQUEUED_TIME: Final = b"x-opt-enqueued-time"
+SEQUENCE_NUMBER: Final = b"x-opt-sequence-number"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,27 +29,39 @@ class Handle:
 
 
 def message_of(found: ServiceBusReceivedMessage, *, address: str, link: Link) -> Message:
-    """Return the message; ``address`` is the entity it came from."""
+    """Return the message; ``address`` is the entity it came from.
+
+    The AMQP message is read itself: the properties of ``found`` look at all fields again for each of theirs.
+    """
+    raw = found.raw_amqp_message
+    properties, annotations = raw.properties, raw.annotations or {}
     return Message(
-        id=found.message_id or "",
-        body=_body(found),
-        content_type=_text(found.content_type),
-        headers=_headers(found.application_properties or {}),
+        id=_text(getattr(properties, "message_id", None)),
+        body=_body(raw),
+        content_type=_text(getattr(properties, "content_type", None)),
+        headers=_headers(raw.application_properties) if raw.application_properties else {},
         address=address,
-        session=found.session_id or "",
-        sent_ms=_milliseconds(found.enqueued_time_utc),
-        deliveries=(found.delivery_count or 0) + 1,
-        handle=Handle(link, found.sequence_number or 0),
+        session=_text(getattr(properties, "group_id", None)),
+        sent_ms=annotations.get(ENQUEUED_TIME),
+        deliveries=(getattr(raw.header, "delivery_count", None) or 0) + 1,
+        handle=Handle(link, annotations.get(SEQUENCE_NUMBER, 0)),
     )
 
 
-def _body(found: ServiceBusReceivedMessage) -> bytes:
+def number_of(message: Message) -> int:
+    """Return a message's number in the entity."""
+    assert isinstance(message.handle, Handle), "a message of another source"
+    return message.handle.number
+
+
+def _body(raw: AmqpAnnotatedMessage) -> bytes:
     """Return the body's bytes; other clients may send a text as an AMQP value instead of as data."""
     from azure.servicebus.amqp import AmqpMessageBodyType
 
-    if found.body_type is AmqpMessageBodyType.DATA:
-        return found.body if isinstance(found.body, bytes) else b"".join(found.body)
-    return found.body if isinstance(found.body, bytes) else str(found.body).encode()
+    body = raw.body
+    if raw.body_type is AmqpMessageBodyType.DATA:
+        return body if isinstance(body, bytes) else b"".join(body)
+    return body if isinstance(body, bytes) else str(body).encode()
 
 
 def _headers(properties: Mapping[Any, Any]) -> dict[str, str]:
@@ -55,7 +72,3 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def _milliseconds(moment: datetime | None) -> int | None:
-    return int(moment.timestamp() * 1000) if moment is not None else None

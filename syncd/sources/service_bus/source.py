@@ -70,14 +70,15 @@ class ServiceBusSource:
     async def receive(self, *, most: int, most_bytes: int) -> Sequence[Message]:
         """Wait for messages (see ``MessageSource``)."""
         while True:
-            if self._arrived:
-                return self._take(most, most_bytes)
-            if self._failure is not None:
+            arrived = self._take(most, most_bytes)
+            if not arrived and self._failure is not None:
                 failure, self._failure = self._failure, None
                 raise failure
             self._have_links()
             for link in self._open_links:
-                link.want()
+                link.want()  # and while these are taken in, more may come
+            if arrived:
+                return arrived
             await self._news.wait()
             self._news.clear()
 
