@@ -75,14 +75,10 @@ class Link:
             waited = time.monotonic() - begun_s > BUFFERED_S
         messages = [message_of(one, address=self._address.path, link=self) for one in found]
         self._ask = self._next_ask(messages, waited=waited)
-        had_any = bool(self._hand)
         self._hand |= {number_of(message): one for message, one in zip(messages, found, strict=True)}
         self._wanted = self._wanted and not found
         if found and not self.session:
-            due_s = self._renewal_due_s
-            self._plan_renewal(one.locked_until_utc for one in found)
-            if had_any:
-                self._renewal_due_s = min(due_s, self._renewal_due_s)
+            self._plan_renewal(one.locked_until_utc for one in self._hand.values())
         return messages
 
     def _next_ask(self, messages: Sequence[Message], *, waited: bool) -> int:
