@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import sqlite3
 import sys
 import time
@@ -262,23 +263,22 @@ class _Turns:
 
 def relay_memory(folder: Path) -> Iterator[Row]:
     """The largest RSS of either side, of one file and of one run's points, through mosquitto."""
-    shapes = {
-        "one file of 1 GiB": {"steps": 10, "files": 1, "file_bytes": 1 << 30},
-        "one run of 1,000,000 points": {"steps": 100_000},
-    }
+    shapes = {"one file of 1 GiB": (10, 1024), "one run of 1,000,000 points": (100_000, 0)}
     with RunningMosquitto(folder / "mqtt", options=KEPT) as broker:
-        for number, (what, shape) in enumerate(shapes.items()):
+        for number, (what, (steps, file_mib)) in enumerate(shapes.items()):
             store = folder / f"store-{number}"
-            make_file_store(store, runs=1, metrics=10, **shape)
+            [run] = make_file_store(store, runs=1, metrics=10, steps=steps)
+            if file_mib:
+                with next(store.glob(f"*/{run}/artifacts")).joinpath("large.bin").open("wb") as file:
+                    file.writelines(os.urandom(1 << 20) for _ in range(file_mib))
             here = folder / f"memory-{number}"
             sends, receives = Mqtt(broker).queue(f"memory-{number}")
             with null_server(here / "server") as url, ExitStack() as running:
                 begun_s = time.perf_counter()
                 receiver = running.enter_context(gateway(here, receives, url))
                 sender = running.enter_context(edge(here, [store], sends))
-                files, points = shape.get("files", 0), shape["steps"] * 10
 
-                def arrived(url: str = url, files: int = files, points: int = points) -> bool:
+                def arrived(url: str = url, files: int = bool(file_mib), points: int = steps * 10) -> bool:
                     counts = asked(f"{url}/null/counts")
                     return counts["points"] >= points and counts["artifact_files"] >= files
 
