@@ -38,6 +38,8 @@ SMALL_BYTES: Final = 8 * 1024  # what no broker finds too large
 # CONNECT's Receive Maximum (MQTT 5, section 3.1.2.11.3): mosquitto has 20 messages under way without it, and a commit
 # then holds no more.
 RECEIVE_MAXIMUM: Final = 250
+# A broker may send QoS 0 faster than it is read, and for ever.
+PACKETS_AT_ONCE: Final = 250
 NO_TOPIC: Final = "syncd/nobody/subscribes/to/this"
 
 
@@ -60,6 +62,7 @@ class MqttClient(aiomqtt.Client):
         self._arrived = arrived
         self._buffered: BufferedSocket | None = None
         self._is_paused = False
+        self._next_read: asyncio.Handle | None = None
         keeps = session_expiry_s is not None
         properties = None
         if address.version_5 and session_expiry_s is not None:
@@ -198,15 +201,21 @@ class MqttClient(aiomqtt.Client):
         super()._on_socket_close(client, userdata, sock)
 
     def _read(self) -> None:
-        """Take in what has come, and acknowledge nothing of it."""
+        """Take in what has come, and acknowledge nothing of it; of much, some at a time."""
+        if self._next_read is not None:
+            self._next_read.cancel()
         try:
-            while self._buffered is not None and not self._is_paused:
+            for _ in range(PACKETS_AT_ONCE):
+                if self._buffered is None or self._is_paused:
+                    return
                 self._client.loop_read()
                 if self._buffered is None or not self._buffered.pending():
-                    break
+                    return
         except Exception as exc:  # noqa: BLE001 - the boundary of the connection
             if not self._disconnected.done():
                 self._disconnected.set_exception(exc)
+        else:
+            self._next_read = self._loop.call_soon(self._read)  # others have their turn first
 
     def _on_message(self, client: Any, userdata: Any, message: MQTTMessage) -> None:
         self._arrived(message)

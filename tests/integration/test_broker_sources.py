@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import aiomqtt
 import pytest
 import trustme
+from paho.mqtt.client import MQTTMessage
 
 from syncd.brokers import mqtt_client
 from syncd.brokers.mqtt import MqttAddress
@@ -349,6 +351,31 @@ async def test_no_more_is_read_than_may_be_held_until_some_of_it_is_settled(
             await source.complete(messages)
         assert await nothing_comes(source, 0.5)
     assert [message.body for message in found] == bodies
+
+
+async def test_others_have_their_turn_while_much_is_read(mosquitto: RunningMosquitto) -> None:
+    topic, count, turns = uuid.uuid4().hex, 1000, 0
+    taken_at: list[int] = []
+    all_there = asyncio.Event()
+
+    def take(message: MQTTMessage) -> None:
+        taken_at.append(turns)
+        if len(taken_at) == count:
+            all_there.set()
+
+    address = MqttAddress(host=mosquitto.host, port=mosquitto.port, client_id=topic)
+    async with asyncio.timeout(PATIENCE_S), await address.open_client(arrived=take) as client:
+        await client.subscribe_to([topic])
+        client.pause_reading()
+        async with aiomqtt.Client(mosquitto.host, mosquitto.port) as sender:
+            for _ in range(count):
+                await sender.publish(topic, b"x" * 100)
+            await sender.publish(f"{topic}/last", qos=1)  # once it is answered, all are on their way
+        client.resume_reading()
+        while not all_there.is_set():
+            turns += 1
+            await asyncio.sleep(0)
+    assert max(Counter(taken_at).values()) <= 2 * mqtt_client.PACKETS_AT_ONCE
 
 
 async def test_a_second_client_of_the_same_id_is_named(mosquitto: RunningMosquitto) -> None:
