@@ -48,6 +48,7 @@ def _bring(folder: Path, made: Path, url: str, server: RunningMlflow) -> None:
 
         bus.fault(Fault.SEND_UNANSWERED, times=3)
         bus.fault(Fault.SETTLE_UNANSWERED, times=2)
+        bus.fault(Fault.SETTLE_DROPPED, times=2)
         with running([receiver]):
             for _ in range(2):
                 shutil.rmtree(state_of(sender), ignore_errors=True)
