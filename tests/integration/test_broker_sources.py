@@ -12,6 +12,8 @@ from pathlib import Path
 import aiomqtt
 import pytest
 import trustme
+from azure.servicebus.aio import ServiceBusClient
+from azure.servicebus.amqp import AmqpAnnotatedMessage
 from paho.mqtt.client import MQTTMessage
 
 from syncd.brokers import mqtt_client
@@ -101,6 +103,23 @@ async def test_what_is_in_hand_stays_locked_far_beyond_the_lock(bus: ServiceBus,
         await source.complete(held)
         assert [(message.body, message.deliveries) for message in held] == [(b"a", 1), (b"b", 1)]
     assert bus.count(queue) == 0
+
+
+async def test_ids_of_bytes_that_are_no_text_are_told_apart(bus: ServiceBus) -> None:
+    queue = bus.queue("bytes")
+    async with (
+        ServiceBusClient.from_connection_string(bus.connection_string) as client,
+        client.get_queue_sender(queue) as sender,
+    ):
+        for message_id in (b"\xfe", b"\xff"):
+            await sender.send_messages(AmqpAnnotatedMessage(data_body=b"a", properties={"message_id": message_id}))
+    source = bus_source(bus, queue)
+    found: list[Message] = []
+    async with closing(source):
+        while len(found) < 2:
+            found += await next_of(source)
+        await source.complete(found)
+    assert [message.id for message in found] == ["\\xfe", "\\xff"]
 
 
 async def test_a_lost_lock_is_no_error_and_the_message_comes_again(bus: ServiceBus) -> None:
