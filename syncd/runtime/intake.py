@@ -263,22 +263,22 @@ class Intake:
         cursors = GroupCursors(self._journal.cursors(self.source_id, self._audience))
         group: list[Reading] = []
         size_bytes = 0
+        ended = False
         begun_s, begun_thread_s = time.monotonic(), time.thread_time()
         for reading in self._source.poll(cursors, full=full, changed=changed):
             if self._stop.is_set():
                 raise Stopped("told to stop")
             group.append(reading)
             cursors.add(reading)
-            if not full and _ends_a_run(reading):
-                seen_s = LONG_AGO_S
+            ended = ended or (not full and _ends_a_run(reading))
             size_bytes += _cost_bytes(reading)
             if size_bytes >= GROUP_BYTES or time.monotonic() - begun_s >= GROUP_S:
                 self._commit(loop, group, forgotten, seen_s)
                 cursors.clear()
                 group, size_bytes = [], 0
                 begun_s = seen_s = time.monotonic()
-        if group:
-            self._commit(loop, group, forgotten, seen_s)
+        if group:  # the last: what was read of a run is whole only now
+            self._commit(loop, group, forgotten, LONG_AGO_S if ended else seen_s)
         self._took_s = time.thread_time() - begun_thread_s
 
     def _commit(self, loop: asyncio.AbstractEventLoop, group: list[Reading], forgotten: int, seen_s: float) -> None:
