@@ -22,9 +22,9 @@ if sys.platform == "linux":
 
 log = structlog.get_logger(__name__)
 
-# Hints come at most this often, so that what is written all the time is read some times a second only.
+# So long is between two readings at least: what is written all the time is read some times a second only.
 GATHER_S = 0.15
-# Where nothing was written before, this long after the first event: what is written in one go is read together.
+# So long is waited after the first event: what is written in one go is read together.
 SETTLE_S = 0.02
 
 
@@ -36,7 +36,6 @@ class Watcher:
         self._watches: dict[Path, Any] = {}
         self._complained = False
         self.directory_made = False  # since the last `watch`
-        self._gathered_s = 0.0  # when the last hint ended
         self.heard_s = 0.0  # when what `changed` returned last began (monotonic s)
 
     def __enter__(self) -> Watcher:
@@ -94,6 +93,7 @@ class Watcher:
         if self._inotify is None:
             await asyncio.Event().wait()
         loop = asyncio.get_running_loop()
+        begun_s = loop.time()
         readable = asyncio.Event()
         loop.add_reader(self._inotify.fd, readable.set)
         try:
@@ -101,8 +101,7 @@ class Watcher:
         finally:
             loop.remove_reader(self._inotify.fd)
         self.heard_s = loop.time()
-        await asyncio.sleep(max(SETTLE_S, self._gathered_s + GATHER_S - self.heard_s))
-        self._gathered_s = loop.time()
+        await asyncio.sleep(max(SETTLE_S, begun_s + GATHER_S - self.heard_s))
         return self._drain()
 
     def _drain(self) -> set[str]:
