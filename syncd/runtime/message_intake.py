@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
@@ -45,6 +46,7 @@ BATCH_BYTES: Final = 8 * 1024 * 1024
 ROOM_CHECK_S: Final = 0.5
 FULL_RETRY_S: Final = 2.0
 TICK_S: Final = 1.0
+AT_STOP_S: Final = 5.0  # what takes longer comes again
 MOST_WARNED_TYPES: Final = 100
 BACKOFF: Final = wait_random_exponential(multiplier=0.25, max=60)
 AUTH_BACKOFF: Final = wait_exponential(multiplier=2, max=60)
@@ -104,6 +106,7 @@ class MessageIntake:
         self._obey = obey
         self._wall_ms = wall_ms
         self._thread = asyncio.Lock()
+        self._unsettled: deque[Committed] = deque()  # in the order in which they were committed
         self._used_bytes = 0  # as the last commit left it, and of that files that came in part:
         self._partial_bytes = 0
         self._warned: set[str] = set()
@@ -115,13 +118,16 @@ class MessageIntake:
             JournalError: the journal cannot be used (in an ExceptionGroup).
         """
         committed: asyncio.Queue[Committed] = asyncio.Queue(maxsize=1)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._receive_and_commit(committed), name=f"receive {self.name}")
-            tasks.create_task(self._settle_all(committed), name=f"settle {self.name}")
-            tasks.create_task(self._tick(), name=f"tick {self.name}")
-            if self._giving_back is not None:
-                giving_back = self._giving_back.run(self._in_thread, self._record_giving_back)
-                tasks.create_task(giving_back, name=f"give back {self.name}")
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._receive_and_commit(committed), name=f"receive {self.name}")
+                tasks.create_task(self._settle_all(committed), name=f"settle {self.name}")
+                tasks.create_task(self._tick(), name=f"tick {self.name}")
+                if self._giving_back is not None:
+                    giving_back = self._giving_back.run(self._in_thread, self._record_giving_back)
+                    tasks.create_task(giving_back, name=f"give back {self.name}")
+        finally:
+            await self._settle_the_rest()
 
     async def close(self) -> None:
         """Disconnect; what is held is delivered again."""
@@ -203,7 +209,11 @@ class MessageIntake:
     # -- committing ------------------------------------------------------------------------------------------------
 
     async def _commit(self, messages: Sequence[Message]) -> Committed:
-        committed = await self._patiently(lambda: self._take(messages))
+        def take() -> Committed:
+            self._unsettled.append(self._take(messages))
+            return self._unsettled[-1]
+
+        committed = await self._patiently(take)
         self._follow_up(committed)
         return committed
 
@@ -233,6 +243,14 @@ class MessageIntake:
     async def _settle_all(self, committed: asyncio.Queue[Committed]) -> None:
         while True:
             await self._settle(await committed.get())
+            self._unsettled.popleft()
+
+    async def _settle_the_rest(self) -> None:
+        """Settle what is committed at a stop: what has no identity would come again as if it were new."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(AT_STOP_S):
+                while self._unsettled:
+                    await self._settle(self._unsettled.popleft())
 
     async def _settle(self, committed: Committed) -> None:
         try:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import json
 import os
 import random
+import threading
 import tracemalloc
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -23,6 +25,7 @@ from syncd.configuration import DaemonSettings, MessageOptions, MlrunsSettings, 
 from syncd.core.source_tags import SESSION, SOURCE, SOURCE_RUN_ID
 from syncd.errors import AuthFailed, JournalFull, MessageRefused, Transient
 from syncd.journal.dead_letters import retry
+from syncd.journal.inbox import Inbox
 from syncd.journal.journal import Journal
 from syncd.journal.refused_messages import KeptMessage, RefusedMessages
 from syncd.journal.report import JournalReport, LetterReport
@@ -298,6 +301,26 @@ async def test_a_message_that_nobody_foresaw_ends_nothing(
         case.source.put(event({"run": {"id": "r"}, "metrics": [point("m", 3, 3)]}))
         await case.settled()
         assert [letter.code for letter in letters(tmp_path)] == ["Unexpected"]
+
+
+async def test_what_is_being_committed_at_a_stop_is_settled(
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed, stopping = threading.Event(), threading.Event()
+    take = Inbox.take
+
+    def take_slowly(inbox: Inbox, told: Any, **options: Any) -> Any:
+        taken = take(inbox, told, **options)
+        committed.set()
+        assert stopping.wait(DEADLINE_S)
+        return taken
+
+    monkeypatch.setattr(Inbox, "take", take_slowly)
+    async with running(tmp_path, mlflow_server, experiment) as case:
+        case.source.put(json.dumps({"run": "night", "metrics": {"loss": 1}}).encode())
+        assert await asyncio.to_thread(committed.wait, DEADLINE_S)
+        asyncio.get_running_loop().call_soon(stopping.set)  # once it is told to stop
+    assert case.source.unsettled == 0
 
 
 async def test_a_source_that_fails_is_tried_again_and_says_so(
