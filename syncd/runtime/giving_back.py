@@ -82,7 +82,7 @@ class GivingBack:
             await asyncio.sleep(LOOK_S)
             try:
                 await self._give_back(in_thread, heard_before_ms=self._begun_ms)
-            except (DestinationError, JournalFull) as error:
+            except (DestinationError, JournalFull, OSError) as error:
                 await problem(f"files cannot be given back to other daemons: {error}")
                 await asyncio.sleep(RETRY_S)
             else:
@@ -93,7 +93,7 @@ class GivingBack:
         try:
             async with asyncio.timeout(AT_STOP_S):
                 await self._give_back(in_thread, heard_before_ms=EVER)
-        except (DestinationError, JournalError, TimeoutError) as error:
+        except (DestinationError, JournalError, OSError) as error:  # TimeoutError is one
             log.warning(
                 "files that came in part stay here until the next start", error=str(error) or "it takes too long"
             )

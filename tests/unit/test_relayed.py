@@ -536,6 +536,27 @@ async def test_who_may_not_send_is_told_so_and_keeps_what_is_there(case: Case) -
     assert len(entity.sent) == 1
 
 
+async def test_a_file_that_cannot_be_read_is_told_of_and_ends_nothing(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case.keep(chunk(0, 400))
+    case.clock.now_ms += 60_000
+    entity = Entity()
+    refusals = [PermissionError(13, "Permission denied")] * 2
+    opens = Path.open
+
+    def refused(path: Path, *arguments: Any, **options: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return opens(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refused)
+    await at_stop(case, entity)
+    assert (len(refusals), case.spooled()) == (1, 1)
+    problems = await look(case, entity, until=lambda: case.spooled() == 0)
+    assert problems[0] == "files cannot be given back to other daemons: [Errno 13] Permission denied"
+
+
 def test_files_that_came_without_a_session_are_not_given_back(case: Case) -> None:
     kept = case.partials.keep(chunk(0, 400), "")
     case.inbox.take([Told(identity="", statement=kept)])
