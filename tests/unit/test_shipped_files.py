@@ -28,6 +28,10 @@ ENVIRONMENT = {
 }
 
 
+STORE = '[[sources]]\nname = "a-store"\nkind = "mlruns"\npath = "mlruns"\n'
+SERVER = '[[destinations]]\nname = "a-server"\nuri = "https://mlflow.example.org"\n'
+
+
 def test_there_are_examples() -> None:
     assert {path.stem for path in EXAMPLES} >= {"training-machine", "edge-offline", "kubernetes-sidecar", "gateway"}
 
@@ -41,6 +45,17 @@ def test_an_example_loads_without_a_warning(example: Path) -> None:
 def test_what_an_example_has_commented_out_is_right_too(example: Path) -> None:
     text = re.sub(r"^# (\[|\w+ = )", r"\1", example.read_text(), flags=re.MULTILINE)
     assert isinstance(parse(text, file=example, environment=ENVIRONMENT), Configuration)
+
+
+@pytest.mark.parametrize("document", ["messages.md", "configuration.md"])
+def test_what_a_document_shows_is_right(document: str) -> None:
+    shown = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / document).read_text(), flags=re.DOTALL)
+    assert shown
+    for part in shown:
+        text = part
+        for table, needed in (("sources", STORE), ("destinations", SERVER)):
+            text += needed if f"[[{table}]]" not in part else ""
+        assert parse(text, file=Path("syncd.toml"), environment=ENVIRONMENT).warnings == ()
 
 
 def test_the_manifest_holds_the_sidecars_example_and_leaves_it_time_to_drain() -> None:
