@@ -30,6 +30,7 @@ class BrokerUnderTest(ABC):
 
     has_properties = True
     has_dead_letters = False
+    keeps_order = True
 
     @abstractmethod
     async def place(self) -> str:
@@ -70,6 +71,7 @@ class ServiceBusUnderTest(BrokerUnderTest):
     def __init__(self, folder: Path, *, sessions: bool) -> None:
         self.bus = ServiceBus(folder, max_message_bytes=2 * MEGABYTE)
         self._sessions = sessions
+        self.keeps_order = sessions  # without, what is given back comes as it is given back
         self.start()
 
     async def place(self) -> str:

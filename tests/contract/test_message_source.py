@@ -79,7 +79,8 @@ async def test_what_is_not_completed_comes_again_in_order(broker: BrokerUnderTes
         assert [message.body for message in found] == sent[: len(found)]
         await source.complete(found[:7])
     await source.close()
-    assert await bodies_left(broker, place) == sent[7:]
+    left = await bodies_left(broker, place)
+    assert (left if broker.keeps_order else sorted(left, key=int)) == sent[7:]
 
 
 async def test_a_cancelled_receive_loses_nothing_and_limits_are_kept(broker: BrokerUnderTest, place: str) -> None:
