@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiomqtt
 import pytest
 import trustme
-from azure.servicebus.aio import ServiceBusClient
+from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
 from azure.servicebus.amqp import AmqpAnnotatedMessage
 from paho.mqtt.client import MQTTMessage
 
@@ -24,6 +25,7 @@ from syncd.sources import mqtt as mqtt_source
 from syncd.sources.messages import Message, MessageSource
 from syncd.sources.mqtt import MqttSource
 from syncd.sources.service_bus import ServiceBusSource
+from syncd.sources.service_bus.source import HOLDING_WAIT_S, SESSION_WAIT_S
 from tests.standins.mosquitto import RunningMosquitto
 from tests.standins.service_bus.faults import Fault
 from tests.standins.service_bus.server import ServiceBus
@@ -120,6 +122,34 @@ async def test_ids_of_bytes_that_are_no_text_are_told_apart(bus: ServiceBus) -> 
             found += await next_of(source)
         await source.complete(found)
     assert [message.id for message in found] == ["\\xfe", "\\xff"]
+
+
+async def test_a_wait_for_more_is_cut_short_only_where_nothing_flows(
+    bus: ServiceBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, float]] = []
+    receive = ServiceBusReceiver.receive_messages
+
+    async def recorded(receiver: ServiceBusReceiver, count: int, *, max_wait_time: float) -> Any:
+        asked.append((count, max_wait_time))
+        return await receive(receiver, count, max_wait_time=max_wait_time)
+
+    monkeypatch.setattr(ServiceBusReceiver, "receive_messages", recorded)
+    queue = bus.queue("flowing")
+    bus.put(queue, [b"x"] * 600)
+    source = bus_source(bus, queue)
+    async with closing(source):
+        found, held = 0, list[Message]()
+        while found < 600:
+            messages = await next_of(source)
+            await source.complete(held)  # while these are committed
+            found, held = found + len(messages), list(messages)
+        of_several = [wait_s for count, wait_s in asked if count > 1]
+        assert min(of_several) == SESSION_WAIT_S
+        assert await nothing_comes(source, 1.0)
+        assert asked[-1] == (1, HOLDING_WAIT_S)
+        await source.complete(held)
+    assert bus.count(queue) == 0
 
 
 async def test_a_lost_lock_is_no_error_and_the_message_comes_again(bus: ServiceBus) -> None:

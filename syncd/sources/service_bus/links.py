@@ -103,6 +103,11 @@ class Link:
         """Whether it has messages in hand."""
         return bool(self._hand)
 
+    @property
+    def flows(self) -> bool:
+        """Whether as many messages came as were asked for, the last time, so that it asks for several at once."""
+        return self._ask > 1
+
     def _may_ask(self) -> bool:
         return not self._hand or (self._wanted and len(self._hand) < MOST_BATCHES * self._most)
 

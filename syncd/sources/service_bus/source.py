@@ -35,7 +35,8 @@ BATCH: Final = 250
 SESSION_BATCH: Final = 32
 WAIT_S: Final = 5.0
 SESSION_WAIT_S: Final = 0.5
-# What is in hand can be settled only between two waits (rule 4 of ``links``).
+# What is in hand can be settled only between two waits (rule 4 of ``links``), so after a lull they are short. Where
+# messages flow they end by themselves; cut off, the rest of a batch comes while others are settled, which takes long.
 HOLDING_WAIT_S: Final = 0.02
 CROWDED_S: Final = 0.4
 SILENT_S: Final = 30.0
@@ -220,9 +221,9 @@ REQUIRES_SESSIONS: Final = "requires sessions"
 
 
 def _wait_s(link: Link) -> float:
-    if link.holds_any:
+    if link.holds_any and not link.flows:
         return HOLDING_WAIT_S
-    return SESSION_WAIT_S if link.session else WAIT_S
+    return SESSION_WAIT_S if link.session or link.holds_any else WAIT_S
 
 
 def _by_link(messages: Sequence[Message]) -> dict[Link, list[Message]]:
