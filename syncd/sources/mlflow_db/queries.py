@@ -189,30 +189,16 @@ POINTS_END = "SELECT max(rowid) FROM metrics"
 # The points of logged models. Columns as above, then run, dataset name, dataset digest. MLflow stores a NaN here as
 # 0.0 (seen in 3.1 to 3.17, 2026-11); the same point of the run, found by the primary key, knows better. `log_metric`
 # commits it after the model's: until then is_nan is NULL, unknown.
-MODEL_POINTS = """
+_MODEL_POINT = """
 SELECT rowid, model_id, metric_name, metric_value, metric_timestamp_ms, metric_step,
        CASE WHEN metric_value <> 0.0 OR run_id IS NULL THEN 0 ELSE (
          SELECT max(m.{metrics.is_nan}) FROM metrics AS m WHERE m."key" = metric_name
          AND m.timestamp = metric_timestamp_ms AND m.{metrics.step} = metric_step AND m.run_uuid = run_id) END,
        run_id, {logged_model_metrics.dataset_name}, {logged_model_metrics.dataset_digest} FROM logged_model_metrics
-WHERE rowid > ? AND rowid <= ? ORDER BY rowid LIMIT ?
 """
-MODEL_POINT_AT = """
-SELECT rowid, model_id, metric_name, metric_value, metric_timestamp_ms, metric_step,
-       CASE WHEN metric_value <> 0.0 OR run_id IS NULL THEN 0 ELSE (
-         SELECT max(m.{metrics.is_nan}) FROM metrics AS m WHERE m."key" = metric_name
-         AND m.timestamp = metric_timestamp_ms AND m.{metrics.step} = metric_step AND m.run_uuid = run_id) END,
-       run_id, {logged_model_metrics.dataset_name}, {logged_model_metrics.dataset_digest} FROM logged_model_metrics
-WHERE rowid = ?
-"""
-MODEL_POINTS_OF = """
-SELECT rowid, model_id, metric_name, metric_value, metric_timestamp_ms, metric_step,
-       CASE WHEN metric_value <> 0.0 OR run_id IS NULL THEN 0 ELSE (
-         SELECT max(m.{metrics.is_nan}) FROM metrics AS m WHERE m."key" = metric_name
-         AND m.timestamp = metric_timestamp_ms AND m.{metrics.step} = metric_step AND m.run_uuid = run_id) END,
-       run_id, {logged_model_metrics.dataset_name}, {logged_model_metrics.dataset_digest} FROM logged_model_metrics
-WHERE model_id = ? AND rowid > ? AND rowid <= ? ORDER BY rowid LIMIT ?
-"""
+MODEL_POINTS = _MODEL_POINT + "WHERE rowid > ? AND rowid <= ? ORDER BY rowid LIMIT ?"
+MODEL_POINT_AT = _MODEL_POINT + "WHERE rowid = ?"
+MODEL_POINTS_OF = _MODEL_POINT + "WHERE model_id = ? AND rowid > ? AND rowid <= ? ORDER BY rowid LIMIT ?"
 MODEL_POINTS_EXIST = """
 SELECT j.value FROM json_each(?) AS j
 WHERE EXISTS (SELECT 1 FROM logged_model_metrics AS m WHERE m.model_id = j.value AND m.rowid <= ?)
