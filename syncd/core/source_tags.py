@@ -10,6 +10,9 @@ LAST_ACTIVITY = "syncd.last_activity"  # of a run that has been silent for long
 EXPERIMENT_NAME = "syncd.experiment_name"  # whole, where the name of an experiment is longer than a destination holds
 RELAY_ORDER = "syncd.relay_order"  # of the latest word about how a run stands that any gateway has brought
 PREFIX = "syncd."
+# By which syncd marks what it has brought. A source that was itself filled by syncd has them too; they cannot be
+# copied, and no message may set them.
+MARKS = (SOURCE_RUN_ID, SOURCE_MODEL_ID, SOURCE, SESSION, RELAY_ORDER)
 
 PARENT_RUN_ID = "mlflow.parentRunId"
 RUN_NAME = "mlflow.runName"

@@ -7,15 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from syncd.core import source_tags
 from syncd.core.compare.findings import Comparison, Difference, Kind, Note
 
-# Tags by which syncd marks its own runs. A source that was itself filled by syncd has them too; they cannot be copied.
-_OWN_TAGS = (
-    source_tags.SOURCE_RUN_ID,
-    source_tags.SOURCE_MODEL_ID,
-    source_tags.SOURCE,
-    source_tags.SESSION,
-    source_tags.RELAY_ORDER,
-)
-
 
 def compare_values(
     part: str, wanted: Mapping[str, str], held: Mapping[str, str], overflow: Mapping[str, str]
@@ -122,7 +113,9 @@ def compare_experiment_tags(
 def without_own(tags: Mapping[str, str]) -> dict[str, str]:
     """Return a source's tags but for those by which syncd marks its own runs."""
     return {
-        key: value for key, value in tags.items() if key not in _OWN_TAGS and not key.startswith(source_tags.OVERFLOW)
+        key: value
+        for key, value in tags.items()
+        if key not in source_tags.MARKS and not key.startswith(source_tags.OVERFLOW)
     }
 
 

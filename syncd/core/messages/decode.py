@@ -49,13 +49,12 @@ from syncd.core.messages.times import milliseconds_of
 from syncd.core.messages.topics import Named, TopicPattern
 from syncd.core.messages.wrong import Wrong, found_text, pointer
 from syncd.core.relay.values import TYPES as RELAY_TYPES
-from syncd.core.source_tags import RELAY_ORDER, SESSION, SOURCE, SOURCE_MODEL_ID, SOURCE_RUN_ID
+from syncd.core.source_tags import MARKS
 from syncd.errors import MessageRefused
 
 START_TYPE: Final = "dev.syncd.run.start"
 END_TYPE: Final = "dev.syncd.run.end"
 COMMAND_PREFIX: Final = "dev.syncd.command."
-OWN_TAGS: Final = (SOURCE_RUN_ID, SOURCE_MODEL_ID, SOURCE, SESSION, RELAY_ORDER)
 MOST_NAMED: Final = 5  # wrong events that a refusal names
 KNOWN_RUNS: Final = 1000
 
@@ -256,7 +255,7 @@ def _texts(values: Mapping[str, Any]) -> dict[str, str]:
 
 def _tags(event: Envelope, data: Mapping[str, Any]) -> dict[str, str]:
     tags = _texts(data.get("tags", {}))
-    for tag in OWN_TAGS:
+    for tag in MARKS:
         if tag in tags:
             raise Refused(Wrong(pointer([*event.place, "tags", tag]), "this tag is syncd's own"))
     return tags
