@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol, Self
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 
 from syncd.errors import ArtifactChanged
+
+CONNECT_S: Final = 10.0
 
 Throttle = Callable[[int], Awaitable[None]]
 """Waits until that many bytes may be sent."""
@@ -35,9 +37,14 @@ class Upload(Protocol):
 class Deadlines:
     """How long to wait. ``stall_s`` bounds each silence, ``total_s`` a whole exchange (uploads: the answer only)."""
 
-    connect_s: float = 10.0
+    connect_s: float = CONNECT_S
     stall_s: float = 60.0
     total_s: float = 180.0
+
+    @classmethod
+    def within(cls, timeout_s: float) -> Self:
+        """Return those of a short exchange, which may take so long in all."""
+        return cls(connect_s=min(timeout_s, CONNECT_S), stall_s=timeout_s, total_s=timeout_s)
 
 
 class Source:

@@ -53,10 +53,8 @@ async def probe_sink(settings: SinkSettings) -> str:
 
 async def _probe_http(url: str, settings: WebhookSinkSettings | EventGridSinkSettings) -> str:
     """Ask what may be done at an address, which changes nothing there."""
-    timeout_s = settings.timeout_s
-    deadlines = Deadlines(connect_s=min(timeout_s, 10.0), stall_s=timeout_s, total_s=timeout_s)
     ca_file = str(settings.ca_file) if settings.ca_file is not None else None
-    async with _AnyAnswer(url, ca_file=ca_file, deadlines=deadlines) as client:
+    async with _AnyAnswer(url, ca_file=ca_file, deadlines=Deadlines.within(settings.timeout_s)) as client:
         try:
             await client.exchange("OPTIONS", url, doing="reaching")
         except Rejected as error:

@@ -35,10 +35,9 @@ class EventGridSink:
         parts = urlsplit(endpoint)
         path = parts.path if parts.path.strip("/") else _PATH
         self._url = f"{parts.scheme}://{parts.netloc}{path}?api-version={_API_VERSION}"
-        deadlines = Deadlines(connect_s=min(timeout_s, 10.0), stall_s=timeout_s, total_s=timeout_s)
         headers = {"aeg-sas-key": key} if key else {}
         self._rest = RestClient(
-            endpoint, auth=auth, ca_file=ca_file, deadlines=deadlines, connections=2, headers=headers
+            endpoint, auth=auth, ca_file=ca_file, deadlines=Deadlines.within(timeout_s), connections=2, headers=headers
         )
 
     async def send(self, events: Sequence[Event]) -> None:

@@ -52,8 +52,7 @@ class WebhookSink:
         self._url = url
         self._keys = tuple(keys)
         self._wall_s = wall_s
-        deadlines = Deadlines(connect_s=min(timeout_s, 10.0), stall_s=timeout_s, total_s=timeout_s)
-        self._rest = _WebhookClient(url, ca_file=ca_file, deadlines=deadlines, connections=2)
+        self._rest = _WebhookClient(url, ca_file=ca_file, deadlines=Deadlines.within(timeout_s), connections=2)
 
     async def send(self, events: Sequence[Event]) -> None:
         """Send events one after another; see ``EventSink``."""
