@@ -60,32 +60,29 @@ async def test_a_create_that_comes_late_finds_what_another_made_meanwhile(case: 
     case.check()
 
 
-async def test_two_that_create_at_once_keep_the_same_run(case: Case) -> None:
-    """Both have looked and both create: the answer to one create comes late."""
-    with_many_runs(case, 6)
-    async with FaultProxy(case.server.url) as slow, FaultProxy(case.server.url) as other:
-        slow.add(Rule("late", path="/runs/search", drip_s=0.4))
-        other.add(Rule("late", path="/runs/search", drip_s=0.4))
+async def both_deliver(case: Case, one: Rule, other: Rule) -> None:
+    """Deliver twice at the same time, each over a connection with its rule, and check what is there."""
+    async with FaultProxy(case.server.url) as first, FaultProxy(case.server.url) as second:
+        first.add(one)
+        second.add(other)
         both = await asyncio.gather(
-            deliver(case.database, slow.url, case.folder / "first"),
-            deliver(case.database, other.url, case.folder / "second"),
+            deliver(case.database, first.url, case.folder / "first"),
+            deliver(case.database, second.url, case.folder / "second"),
         )
     assert [(done.code, done.faults, done.totals["dead_letters"]) for done in both] == [(0, [], 0)] * 2
     case.check()
+
+
+async def test_two_that_create_at_once_keep_the_same_run(case: Case) -> None:
+    """Both have looked and both create: the answer to one create comes late."""
+    with_many_runs(case, 6)
+    await both_deliver(case, *[Rule("late", path="/runs/search", drip_s=0.4) for _ in range(2)])
 
 
 async def test_a_sync_waits_for_the_creates_of_another_one_where_creating_is_slow(case: Case) -> None:
     """Neither has seen anything of the other when the quicker one has delivered everything."""
     with_many_runs(case, 1)
-    async with FaultProxy(case.server.url) as quicker, FaultProxy(case.server.url) as slower:
-        quicker.add(Rule("held", path="/runs/create", drip_s=1.5))
-        slower.add(Rule("held", path="/runs/create", drip_s=4.0))
-        both = await asyncio.gather(
-            deliver(case.database, quicker.url, case.folder / "first"),
-            deliver(case.database, slower.url, case.folder / "second"),
-        )
-    assert [(done.code, done.faults, done.totals["dead_letters"]) for done in both] == [(0, [], 0)] * 2
-    case.check()
+    await both_deliver(case, *[Rule("held", path="/runs/create", drip_s=drip_s) for drip_s in (1.5, 4.0)])
 
 
 async def test_a_run_that_lost_the_race_is_not_doubled_on_a_store_that_appends(file_case: Case) -> None:
