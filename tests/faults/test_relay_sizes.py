@@ -64,9 +64,13 @@ def narrow(kind: str, folder: Path) -> Iterator[Narrow]:
 
 
 def write(store: Path, name: str) -> None:
-    """Write a run with a file, and with a tag that neither can be cut nor becomes much smaller when it is packed."""
+    """Write a run with a file, and with a tag that neither can be cut nor becomes much smaller when it is packed.
+
+    It is under way: the edge may have read it before the tag is there.
+    """
+    seed = zlib.crc32(name.encode())
     [run] = make_file_store(
-        store, name=name, seed=zlib.crc32(name.encode()), runs=1, metrics=2, steps=3000, files=1, file_bytes=700_000
+        store, name=name, seed=seed, runs=1, metrics=2, steps=3000, files=1, file_bytes=700_000, status=1
     )
     folder = next(store.glob(f"*/{run}"))
     (folder / "tags" / GIANT).write_text(base64.b64encode(random.Random(1).randbytes(400_000)).decode())
