@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from syncd.core.requests import (
     LogInputs,
     LogModelParams,
     LogOutputs,
+    Request,
     SetExperimentTags,
     SetModelTags,
     UpdateRun,
@@ -285,6 +287,28 @@ async def test_inputs_and_outputs_are_linked_once(both: Both) -> None:
     assert list(got.datasets) == [dataset]
     assert list(got.model_inputs) == [model.id]
     assert dict(got.model_outputs) == {model.id: 3}
+
+
+async def test_what_two_daemons_send_at_once_is_taken_from_both(both: Both) -> None:
+    dataset = DatasetInput("iris", "d1", "local", '{"uri":"x"}', "{}", '{"n":1}', {"mlflow.data.context": "training"})
+    for turn in range(5):
+        run = await both.new_run()
+        model = await both.new_model(f"m-{turn}", run.id)
+        wanted: list[Request] = [
+            LogInputs(run.id, [replace(dataset, digest=f"d{turn}")], [model.id]),
+            LogOutputs(run.id, [(model.id, 3)]),
+            LogModelParams(model.id, {"width": "5"}),
+            SetModelTags(model.id, {"stage": "ü"}),
+            SetExperimentTags(both.experiment.id, {f"team {turn}": "ü"}),
+            LogBatch(run.id, params={"depth": "4"}, tags={"by": "two"}),
+        ]
+        async with asyncio.TaskGroup() as daemons:
+            for request in wanted:
+                for _ in range(3):
+                    daemons.create_task(both.writer.send(request))
+        got = await both.reader.run(run.id)
+        assert (len(got.datasets), dict(got.model_outputs), dict(got.params)) == (1, {model.id: 3}, {"depth": "4"})
+        assert (await both.model(f"m-{turn}")).params == {"depth": "3", "width": "5"}
 
 
 async def test_a_model_with_params_tags_metrics_and_status(both: Both) -> None:
