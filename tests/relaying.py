@@ -88,17 +88,17 @@ def _depth(head: Head | None, heads: Mapping[SubjectKey, Head]) -> int:
 
 
 def _about(key: SubjectKey, facts: list[Fact], heads: Mapping[SubjectKey, Head]) -> list[Head]:
-    """Return the heads that a subject is understood by: its own, its experiment's, its parent's, its models'."""
-    head = heads[key]
+    """Return the heads of a subject and of the models it links to, each with those of its experiment and its parent."""
     wanted = [key]
-    if not isinstance(head, ExperimentSeen):
-        parent = head.parent_run_id if isinstance(head, RunSeen) else head.source_run_id
-        wanted += [head.experiment, SubjectKey("run", parent)]
     for fact in facts:
         if isinstance(fact, InputsLogged):
             wanted += [SubjectKey("model", one) for one in fact.model_inputs]
         if isinstance(fact, OutputsLogged):
             wanted += [SubjectKey("model", one) for one, _ in fact.models]
+    for head in [heads[one] for one in wanted if one in heads]:
+        if not isinstance(head, ExperimentSeen):
+            parent = head.parent_run_id if isinstance(head, RunSeen) else head.source_run_id
+            wanted += [head.experiment, SubjectKey("run", parent)]
     return [heads[one] for one in dict.fromkeys(wanted) if one in heads]
 
 

@@ -176,6 +176,23 @@ class Identities:
         found = await self._channel.journal.do(Journal.find_subject, source_id, "model", key)
         return None if found is None else await self.ensure(found)
 
+    async def found_model(self, subject_id: int) -> Binding | None:
+        """Return the identity of a model that another daemon has created; None if it is not there. Creates none."""
+        async with self._locks.setdefault(subject_id, asyncio.Lock()):
+            subject = await self._channel.journal.do(Journal.subject, subject_id)
+            if subject.key.id in self._uncertain:
+                return None
+            try:
+                experiment = await self._experiment(subject, frozenset())
+            except (HeadUnknown, Rejected):
+                return None
+            async with self._alone(subject):
+                there, _ = await self._first_look(subject, experiment.remote_id)
+                if there is None:
+                    return None
+                binding = Binding(there.id, there.artifact_root, there.adopted, experiment.appends)
+                return await self._bind(subject, binding)
+
     async def _bind_run(self, subject: Subject, head: RunSeen, above: frozenset[int]) -> Binding:
         experiment = await self._experiment(subject, above)
         tags = await self._tags_for_create(subject)

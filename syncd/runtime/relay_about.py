@@ -34,11 +34,11 @@ class Surroundings:
             HeadUnknown: the source has not stated it yet.
         """
         subject = self._subject
-        own, experiment = subject.head, await self._experiment()
+        own, experiment = subject.head, await self._experiment(subject)
         if own is None or experiment is None:
             raise HeadUnknown(f"{subject.key.kind} {subject.key.id} has not been described by its source yet")
-        parent = await self._parent(subject)
-        above = [parent.head] if parent and parent.head and await is_wanted(self._channel, parent) else []
+        parent = await self._wanted_parent(subject)
+        above = [parent] if parent is not None else []
         heads = {head.subject: _reference(head) for head in (own, experiment, *above, *linked)}
         return Address(self._origin(), subject.key, list(heads.values()))
 
@@ -46,10 +46,14 @@ class Surroundings:
         source = self._channel.source_names.get(self._subject.source_id, "")
         return RelayOrigin(*self._channel.journal_identity, self._channel.daemon, source)
 
-    async def _experiment(self) -> Head | None:
-        if self._subject.experiment_id is None:
-            return self._subject.head if isinstance(self._subject.head, ExperimentSeen) else None
-        return (await self._channel.journal.do(Journal.subject, self._subject.experiment_id)).head
+    async def _experiment(self, subject: Subject) -> Head | None:
+        if subject.experiment_id is None:
+            return subject.head if isinstance(subject.head, ExperimentSeen) else None
+        return (await self._channel.journal.do(Journal.subject, subject.experiment_id)).head
+
+    async def _wanted_parent(self, subject: Subject) -> Head | None:
+        parent = await self._parent(subject)
+        return parent.head if parent is not None and await is_wanted(self._channel, parent) else None
 
     async def _parent(self, subject: Subject) -> Subject | None:
         """Return a run's parent, or the run that made a model."""
@@ -76,14 +80,16 @@ class Surroundings:
     async def linked(self, change: Change) -> dict[SubjectKey, Head] | None:
         """Return the heads of the models that a change links to; None if the source may state one of them yet.
 
-        Of more than a message may refer to, their own messages tell the rest.
+        With a model goes what it is created with, its experiment and the run that made it: its own messages may go to
+        another syncd. Of more than a message may refer to, their own messages tell the rest.
         """
         heads: dict[SubjectKey, Head] = {}
         for key in _models_of(change):
             model = await self._find("model", key)
             if model is not None and model.head is not None:
                 if await is_wanted(self._channel, model):
-                    heads[model.key] = model.head
+                    for head in (await self._experiment(model), await self._wanted_parent(model), model.head):
+                        heads |= {head.subject: head} if head is not None else {}
             elif self._channel.is_yet_to_be_read(self._subject.source_id, change.seq):
                 await self._channel.read_again(self._subject.source_id, "")
                 return None

@@ -20,9 +20,10 @@ from typing import Any, Self
 import pytest
 import structlog.testing
 
+from syncd.core.changes import Head
 from syncd.core.facts import Fact, Reading
 from syncd.core.filters import Filter
-from syncd.journal.journal import Journal
+from syncd.journal.journal import FactIntake, Journal
 from syncd.runtime.channel import Channel
 from syncd.runtime.courier import Courier, DestinationState
 from syncd.runtime.journal_thread import JournalThread
@@ -67,6 +68,7 @@ class Delivering:
         on_delete: str = "keep",
         filter: Filter | None = None,  # noqa: A002 - the channel's word
         flush_interval_s: float = 0.0,
+        is_gateway: bool = False,
     ) -> None:
         state.mkdir(exist_ok=True)
         self.fake = fake or FakeDestination()
@@ -89,6 +91,8 @@ class Delivering:
             filter=filter or Filter(),
             on_delete={self.source_id: on_delete},
             replaces_artifacts=self.fake.replaces_artifacts,
+            told_once={self.source_id} if is_gateway else (),
+            shared={self.source_id} if is_gateway else (),
         )
         lanes = ServerLanes(self.channel, wall_ms=self.wall_ms)
         self.uploader = Uploader(lanes, flush_interval_s=flush_interval_s, wall_ms=self.wall_ms)
@@ -129,6 +133,13 @@ class Delivering:
             self.source_id, self.row.audience, [Reading(facts, {})], first_reading=first_reading
         )
         self.uploader.notify(waiting.get(self.row.id, ()), since_s=since_s)
+
+    def refer(self, *heads: Head) -> None:
+        """Commit what another syncd has told of only to say what it belongs to."""
+        with self.journal._transaction("telling"):
+            facts = FactIntake(self.journal, self.source_id, [self.row.id], first_reading=False)
+            for head in heads:
+                facts.refer(head)
 
     async def delivered(self, *, within_s: float = HOUR_S) -> None:
         """Wait until nothing waits any longer."""

@@ -593,6 +593,32 @@ async def test_a_link_waits_for_its_model_until_the_source_was_read_wholly_since
         assert rig.sums["dead_letters"] == (0 if links else 1)
 
 
+@pytest.mark.parametrize("told", ["elsewhere", "nowhere"])
+@virtually
+async def test_a_gateway_leaves_a_model_that_it_is_only_referred_to_to_the_one_that_is_told_of_it(
+    tmp_path: Path, told: str
+) -> None:
+    fake = FakeDestination()
+    source_run = run_key(1).id
+    async with (
+        Delivering(tmp_path / "one", fake, is_gateway=True) as one,
+        Delivering(tmp_path / "other", fake, is_gateway=True) as other,
+    ):
+        one.refer(experiment(), head(1), model(run=source_run))
+        one.state(experiment(), *many_runs(1), OutputsLogged(run_key(0), [(MODEL.id, 3)]))
+        await asyncio.sleep(20.0)  # the other one has much to do
+        assert not fake.models
+        if told == "elsewhere":
+            other.state(experiment(), head(1), model(run=source_run))
+            await other.delivered(within_s=MINUTE_S)
+            await one.delivered(within_s=5.0)
+        await one.delivered(within_s=2 * MINUTE_S)
+        [there] = fake.models.values()
+        assert there.request.source_run_id == one.run(source_run).id
+        assert one.run(run_key(0).id).model_outputs == [(there.id, 3)]
+        assert one.sums["dead_letters"] == 0
+
+
 @pytest.mark.parametrize("status", ["READY", "FAILED"])
 @pytest.mark.parametrize(
     "before", ["nothing", "pending sent", "pending waits", "pending under way", "deleted behind it"]

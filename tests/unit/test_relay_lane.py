@@ -7,12 +7,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from syncd.core.changes import Section
 from syncd.core.facts import (
+    ExperimentSeen,
     Fact,
     MetricsLogged,
     ModelSeen,
@@ -239,6 +241,20 @@ async def test_a_run_may_be_linked_to_more_models_than_a_message_refers_to(edge:
     assert await edge.relay() is Outcome.DONE
     linked = [model for fact in edge.broker.facts() if isinstance(fact, OutputsLogged) for model, _ in fact.models]
     assert linked == names
+
+
+async def test_a_linked_model_goes_with_the_run_and_the_experiment_that_it_is_created_in(edge: Edge) -> None:
+    other = ExperimentSeen(SubjectKey("experiment", "8", ""), "other", {})
+    maker = replace(head(2), experiment=other.subject)
+    model = ModelSeen(SubjectKey("model", "m-1"), other.subject, "a", "", "READY", maker.subject.id, 1, {}, {})
+    edge.state(experiment(), other, head(1), maker, model, OutputsLogged(run_key(1), [("m-1", 0)]))
+    assert await edge.relay() is Outcome.DONE
+    [linking] = [message for message in edge.broker.told() if isinstance(message, RelayedFacts) and _links(message)]
+    assert {one.subject.id for one in linking.about} == {"7", "8", run_key(1).id, maker.subject.id, "m-1"}
+
+
+def _links(message: RelayedFacts) -> bool:
+    return any(isinstance(one.fact, OutputsLogged) for one in message.facts)
 
 
 async def test_what_the_filter_leaves_out_is_not_told_until_it_takes_it(edge: Edge) -> None:

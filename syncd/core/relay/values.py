@@ -3,7 +3,8 @@
 Rules
 -----
 1. A message can be understood alone: ``about`` holds the heads of its subject and of what that belongs to (its
-   experiment, its parent or the run that made it). They are references; what is to be delivered is in ``facts``.
+   experiment, its parent or the run that made it), and the same of the models it links to. They are references; what is
+   to be delivered is in ``facts``.
 2. ``order`` says which of two words about the same thing is the later one, whatever way and however often messages go:
    it grows with the changes of a journal, and with the journals of a machine.
 3. An experiment's id is unique only inside a store; where a message is read its key's ``store`` names the daemon and
