@@ -228,6 +228,29 @@ async def test_two_daemons_share_the_sessions_and_one_takes_over(bus: ServiceBus
     assert bus.count(queue) == 0
 
 
+async def test_a_session_that_is_never_silent_does_not_keep_the_others_waiting(
+    bus: ServiceBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncd.sources.service_bus.source.HELD_S", 0.5)
+    queue = bus.queue("crowded", sessions=True)
+    source = bus_source(bus, queue, max_sessions=1)
+    bus.put(queue, [b"0"], session="loud")
+    loud: list[int] = []
+    async with closing(source), asyncio.timeout(PATIENCE_S):
+        while True:
+            messages = await source.receive(most=7, most_bytes=SOME_BYTES)
+            bus.put(
+                queue, [str(len(loud) + 1).encode()], session="loud"
+            )  # it has the next one before these are settled
+            if len(loud) == 1:
+                bus.put(queue, [b"heard"], session="quiet")
+            await source.complete(messages)
+            if any(message.session == "quiet" for message in messages):
+                break
+            loud += [int(message.body) for message in messages]
+    assert loud == list(range(len(loud)))
+
+
 async def test_a_subscription_is_received_from_and_a_missing_queue_is_named(bus: ServiceBus) -> None:
     bus.subscription("events", "mine")
     bus.put("events", [b"told"])

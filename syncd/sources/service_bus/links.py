@@ -32,6 +32,8 @@ RENEW_AT_LATEST_S: Final = 10.0
 RENEW_AT_ONCE_S: Final = 0.1
 MOST_BATCHES: Final = 4
 BUFFERED_S: Final = 0.02
+SOON_S: Final = 0.1
+FILLED_IN_A_ROW: Final = 5
 BATCH_BYTES: Final = 8 * 1024 * 1024
 
 Settle = Callable[["ServiceBusReceivedMessage"], Awaitable[None]]
@@ -44,7 +46,8 @@ class SessionLost(Exception):
 class Link:
     """An open receiver. ``most`` is the largest batch it asks for.
 
-    ``receive`` and ``all_settled`` raise Transient, AuthFailed or SessionLost when the link is of no use any more.
+    ``receive``, ``hand_free`` and ``hand_empty`` raise Transient, AuthFailed or SessionLost when the link is of no use
+    any more.
     """
 
     def __init__(self, receiver: ServiceBusReceiver, *, address: ServiceBusAddress, most: int) -> None:
@@ -53,6 +56,7 @@ class Link:
         self._address = address
         self._most = most
         self._ask = 1
+        self._filled = 0  # so many times in a row as many came as were asked for
         self._hand: dict[int, ServiceBusReceivedMessage] = {}
         self._wanted = False
         self._changed = asyncio.Event()
@@ -72,23 +76,27 @@ class Link:
                 found = await self._receiver.receive_messages(self._ask, max_wait_time=wait_s)
             except Exception as exc:
                 raise self._failure(exc, "receiving from") from exc
-            waited = time.monotonic() - begun_s > BUFFERED_S
+            waited_s = time.monotonic() - begun_s
         messages = [message_of(one, address=self._address.path, link=self) for one in found]
-        self._ask = self._next_ask(messages, waited=waited)
+        self._ask = self._next_ask(messages, waited_s=waited_s)
         self._hand |= {number_of(message): one for message, one in zip(messages, found, strict=True)}
         self._wanted = self._wanted and not found
         if found and not self.session:
             self._plan_renewal(one.locked_until_utc for one in self._hand.values())
         return messages
 
-    def _next_ask(self, messages: Sequence[Message], *, waited: bool) -> int:
+    def _next_ask(self, messages: Sequence[Message], *, waited_s: float) -> int:
         """Ask for one after a lull, so that it comes at once: the library waits 0.2 s for the rest of a batch.
 
-        Ask for more when the last ones lay here already: a session's are sent ahead.
+        Ask for more when the last ones lay here already (a session's are sent ahead), else when they came soon, or as
+        many as were asked for some times in a row: the broker may be far away.
         """
         if len(messages) < self._ask:
+            self._filled = 0
             return 1
-        if waited and self.session:
+        self._filled += 1
+        soon_s = BUFFERED_S if self.session else SOON_S
+        if waited_s > soon_s and (self.session or self._filled < FILLED_IN_A_ROW):
             return self._ask
         mean_bytes = sum(len(message.body) for message in messages) // len(messages)
         return max(1, min(self._most, 4 * self._ask, BATCH_BYTES // max(1, mean_bytes)))
@@ -105,7 +113,7 @@ class Link:
 
     @property
     def flows(self) -> bool:
-        """Whether as many messages came as were asked for, the last time, so that it asks for several at once."""
+        """Whether it asks for several at once: as many as it asked for came, the last times, and soon."""
         return self._ask > 1
 
     def _may_ask(self) -> bool:
@@ -113,7 +121,14 @@ class Link:
 
     async def hand_free(self) -> None:
         """Wait until it may ask for more, and keep locked what it has in hand meanwhile."""
-        while self._broken is None and not self._may_ask():
+        await self._hold_until(self._may_ask)
+
+    async def hand_empty(self) -> None:
+        """Wait until all is settled, and keep it locked until then."""
+        await self._hold_until(lambda: not self._hand)
+
+    async def _hold_until(self, done: Callable[[], bool]) -> None:
+        while self._broken is None and not done():
             self._changed.clear()
             try:
                 async with asyncio.timeout(max(0.0, self._renewal_due_s - time.monotonic())):

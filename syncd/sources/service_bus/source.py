@@ -6,7 +6,7 @@ Rules
    cancelled loses nothing that has arrived.
 2. Where the entity requires sessions, at most ``max_sessions`` links hold one session each. A session that is silent
    is given back: after ``SILENT_S`` if another link has looked for a session in vain for ``LOOKED_S``, else after
-   ``CROWDED_S``, since another session may wait.
+   ``CROWDED_S``, since another session may wait. For the same reason one that is never silent is, after ``HELD_S``.
 3. A link that fails ends; ``receive`` says why, and the next ``receive`` opens another one.
 4. What is settled on a link that has failed meanwhile is delivered again: the same as a lost lock.
 """
@@ -39,6 +39,7 @@ SESSION_WAIT_S: Final = 0.5
 # messages flow they end by themselves; cut off, the rest of a batch comes while others are settled, which takes long.
 HOLDING_WAIT_S: Final = 0.02
 CROWDED_S: Final = 0.4
+HELD_S: Final = 20.0
 SILENT_S: Final = 30.0
 LOOKED_S: Final = 1.0
 # How long the service looks for a session before it answers that there is none; less than ``TRY_S``.
@@ -153,9 +154,12 @@ class ServiceBusSource:
                     await self._read(link)
 
     async def _read(self, link: Link) -> None:
-        """Hand over what a link receives; return when its session is silent."""
-        heard_s = time.monotonic()
+        """Hand over what a link receives; return when its session is to be given back."""
+        begun_s = heard_s = time.monotonic()
         while not link.session or not self._is_silent(time.monotonic() - heard_s):
+            if link.session and time.monotonic() - begun_s > HELD_S and not self._is_looked_for_in_vain():
+                await link.hand_empty()
+                return
             messages = await link.receive(_wait_s(link))
             if messages:
                 self._arrived.extend(messages)
@@ -166,9 +170,12 @@ class ServiceBusSource:
                 heard_s = time.monotonic()
 
     def _is_silent(self, silence_s: float) -> bool:
+        return silence_s > (SILENT_S if self._is_looked_for_in_vain() else CROWDED_S)
+
+    def _is_looked_for_in_vain(self) -> bool:
+        """Whether no session waits that nobody holds."""
         now_s = time.monotonic()
-        in_vain = any(now_s - since_s >= LOOKED_S for since_s in self._looking.values())
-        return silence_s > (SILENT_S if in_vain else CROWDED_S)
+        return any(now_s - since_s >= LOOKED_S for since_s in self._looking.values())
 
     @contextlib.asynccontextmanager
     async def _open(self, *, most: int, **options: Any) -> AsyncIterator[Link | None]:
