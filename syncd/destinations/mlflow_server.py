@@ -59,7 +59,7 @@ SEARCHED_SINGLY: Final = 8
 # Listing so many runs costs an SQL store's server as much as searching for 8 (5 ms a run, 2026-11).
 FOREIGN_AT_MOST: Final = 20
 # So often a request is sent that an SQL store refuses because another one wrote the same row at the same time.
-CONFLICTS_IN_A_ROW: Final = 4
+SENDS_AT_MOST: Final = 4
 _CONFLICT: Final = re.compile(r"UNIQUE constraint|IntegrityError|duplicate key|Duplicate entry", re.IGNORECASE)
 # Of points that go alone: so many without an answer one after the other are an outage.
 MOST_LOST_IN_A_ROW: Final = 2
@@ -269,7 +269,7 @@ class MlflowServer:
         if isinstance(request, LogBatch):
             await self._log_batch(request)
         else:
-            await _apply_in_peace(lambda: self._apply(request))
+            await _again_after_conflicts(lambda: self._apply(request))
 
     async def _apply(self, request: Request) -> None:
         match request:
@@ -312,7 +312,7 @@ class MlflowServer:
         """
         lines = dict.fromkeys(request.lines)
         rest = replace(request, lines=[line for line in lines if not _TOUCHY.search(line)])
-        await _apply_in_peace(lambda: self._post_batch(rest))
+        await _again_after_conflicts(lambda: self._post_batch(rest))
         alone = {(request.run_id, line) for line in lines if _TOUCHY.search(line)}
         lost: Transient | None = None
         lost_in_a_row = 0
@@ -406,13 +406,13 @@ class MlflowServer:
         )
 
 
-async def _apply_in_peace(send: Callable[[], Awaitable[None]]) -> None:
+async def _again_after_conflicts(send: Callable[[], Awaitable[None]]) -> None:
     """Send again what an SQL store refuses because another request wrote the same row at the same time.
 
     MLflow looks for the row and adds it if it is missing; the row of the other one is found at the next attempt. Two
     runs that log the same new dataset meet so, and two daemons that deliver the same run (measured on 3.15, 2026-11).
     """
-    for _ in range(CONFLICTS_IN_A_ROW - 1):
+    for _ in range(SENDS_AT_MOST - 1):
         try:
             await send()
         except Rejected as exc:

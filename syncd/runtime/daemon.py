@@ -128,9 +128,6 @@ async def _drain(pipeline: Pipeline, grace_s: float) -> None:
     try:
         async with asyncio.timeout(grace_s):
             await pipeline.drained()
-            # Whoever stops for good must not leave what another daemon has created as well, and keeps.
-            while await pipeline.settle_twins():
-                await pipeline.drained()
     except TimeoutError:
         log.warning("time is up; what still waits stays in the journal and is sent at the next start")
     else:

@@ -47,6 +47,8 @@ LANDS_MOST_S = 30.0
 CREATES_MEASURED = 50
 # A look asks for the runs that are created next, too: one request may tell about all.
 LOOK_AHEAD = 7
+# So long after the first look for a model that another daemon creates comes the second one.
+MODEL_PAUSE_S = 1.0
 # A model's run is stated within seconds of the model, if it is in the store at all.
 RUN_PATIENCE_MS = 10_000
 
@@ -70,6 +72,7 @@ class Identities:
         self._creates_s: deque[float] = deque(maxlen=CREATES_MEASURED)  # how long they took
         self._last_create_s = float("-inf")
         self._has_company = False
+        self._model_looks: dict[int, tuple[float, float]] = {}  # when each is due, and the pause after it (s)
 
     def created_tags(self, subject_id: int) -> Mapping[str, str]:
         """Return, once, the tags that went with the create of that run in this process."""
@@ -103,6 +106,7 @@ class Identities:
     async def _bind(self, subject: Subject, binding: Binding) -> Binding:
         await self._channel.journal.do(Journal.bind, self._channel.id, subject.id, binding)
         self._uncertain.discard(subject.key.id)
+        self._model_looks.pop(subject.id, None)
         return binding
 
     async def _bind_experiment(self, subject: Subject, head: ExperimentSeen) -> Binding:
@@ -172,24 +176,42 @@ class Identities:
         return False
 
     async def remote_model(self, source_id: int, key: str) -> Binding | None:
-        """Return the identity of a model by its id in the store; None if no such model was seen."""
-        found = await self._channel.journal.do(Journal.find_subject, source_id, "model", key)
-        return None if found is None else await self.ensure(found)
+        """Return the identity of a model by its id in the store.
 
-    async def found_model(self, subject_id: int) -> Binding | None:
-        """Return the identity of a model that another daemon has created; None if it is not there. Creates none."""
+        None if no such model was seen, or if the destination does not want it.
+        """
+        found = await self._channel.journal.do(Journal.find_subject, source_id, "model", key)
+        if found is None or not await is_wanted(self._channel, await self._channel.journal.do(Journal.subject, found)):
+            return None
+        return await self.ensure(found)
+
+    async def adopt_model(self, subject_id: int) -> Binding | None:
+        """Return the identity of a model that another daemon is expected to create; None if it is not seen there.
+
+        It is looked for at the first call, and at later ones after pauses that become longer.
+        """
+        channel = self._channel
         async with self._locks.setdefault(subject_id, asyncio.Lock()):
-            subject = await self._channel.journal.do(Journal.subject, subject_id)
-            if subject.key.id in self._uncertain:
+            due_s, pause_s = self._model_looks.get(subject_id, (float("-inf"), MODEL_PAUSE_S))
+            if self._monotonic() < due_s:
                 return None
-            try:
-                experiment = await self._experiment(subject, frozenset())
-            except (HeadUnknown, Rejected):
+            self._model_looks[subject_id] = (self._monotonic() + pause_s, 2 * pause_s)
+            subject = await channel.journal.do(Journal.subject, subject_id)
+            if not await is_wanted(channel, subject):
                 return None
             async with self._alone(subject):
-                there, _ = await self._first_look(subject, experiment.remote_id)
-                if there is None:
+                kind, key = subject.key.kind, subject.key.id
+                try:
+                    experiment = await self._experiment(subject, frozenset())
+                    found = await channel.courier.call(
+                        lambda: channel.destination.find(kind, experiment.remote_id, [key])
+                    )
+                except (HeadUnknown, Rejected) as error:
+                    log.info("a linked model cannot be looked for", model=key, error=str(error))
                     return None
+                if key not in found:
+                    return None
+                there = found[key]
                 binding = Binding(there.id, there.artifact_root, there.adopted, experiment.appends)
                 return await self._bind(subject, binding)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -306,9 +307,15 @@ def _is_end(heads: list[Change]) -> bool:
 class ServerLanes:
     """Makes the lanes of one tracking server; a ``Lanes``."""
 
-    def __init__(self, channel: Channel, *, wall_ms: Callable[[], int] = wall_ms_now) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        *,
+        wall_ms: Callable[[], int] = wall_ms_now,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.supply = self._channel = channel
-        self._identities = Identities(channel, wall_ms=wall_ms)
+        self._identities = Identities(channel, wall_ms=wall_ms, monotonic=monotonic)
         self._places = Places(channel)
         self._wall_ms = wall_ms
 

@@ -83,17 +83,19 @@ class Surroundings:
         With a model goes what it is created with, its experiment and the run that made it: its own messages may go to
         another syncd. Of more than a message may refer to, their own messages tell the rest.
         """
-        heads: dict[SubjectKey, Head] = {}
+        models: dict[SubjectKey, Head] = {}
+        around: dict[SubjectKey, Head] = {}
         for key in _models_of(change):
             model = await self._find("model", key)
             if model is not None and model.head is not None:
                 if await is_wanted(self._channel, model):
-                    for head in (await self._experiment(model), await self._wanted_parent(model), model.head):
-                        heads |= {head.subject: head} if head is not None else {}
+                    models[model.key] = model.head
+                    for head in (await self._experiment(model), await self._wanted_parent(model)):
+                        around |= {head.subject: head} if head is not None else {}
             elif self._channel.is_yet_to_be_read(self._subject.source_id, change.seq):
                 await self._channel.read_again(self._subject.source_id, "")
                 return None
-        return dict(islice(heads.items(), MOST_LINKED))
+        return dict(islice((models | around).items(), MOST_LINKED))
 
 
 def _models_of(change: Change) -> Iterator[str]:

@@ -29,7 +29,7 @@ MOST_CHANGES = 5000
 # So long a link waits for its model without more ado (either way: the clock may have been set back). After that its
 # source is read wholly, if it has not been since; one that is told by messages states nothing a second time.
 LINK_PATIENCE_MS = 10_000
-# So long where another daemon may have the model's own messages, and creates it.
+# So long where another daemon may have the model's own messages, and creates it; a stop does not wait for it.
 SHARED_LINK_PATIENCE_MS = 60_000
 
 
@@ -111,7 +111,7 @@ class SmallFactDelivery:
             if model is not None:
                 binding = await self._channel.journal.do(Journal.binding, self._channel.id, model)
                 if binding is None and self._is_shared:
-                    binding = await self._identities.found_model(model)
+                    binding = await self._identities.adopt_model(model)
             if binding is None:
                 if await self._may_be_stated(change):
                     return True
@@ -121,7 +121,8 @@ class SmallFactDelivery:
 
     async def _may_be_stated(self, link: Change) -> bool:
         """Whether the model that is linked to may be stated yet."""
-        patience_ms = SHARED_LINK_PATIENCE_MS if self._is_shared else LINK_PATIENCE_MS
+        waits_long = self._is_shared and not self._channel.hurries
+        patience_ms = SHARED_LINK_PATIENCE_MS if waits_long else LINK_PATIENCE_MS
         if abs(self._wall_ms() - link.at_ms) < patience_ms:
             return True
         if not self._channel.is_yet_to_be_read(self._subject.source_id, link.seq):

@@ -94,7 +94,7 @@ class Delivering:
             told_once={self.source_id} if is_gateway else (),
             shared={self.source_id} if is_gateway else (),
         )
-        lanes = ServerLanes(self.channel, wall_ms=self.wall_ms)
+        lanes = ServerLanes(self.channel, wall_ms=self.wall_ms, monotonic=now_s)
         self.uploader = Uploader(lanes, flush_interval_s=flush_interval_s, wall_ms=self.wall_ms)
         self._patch = pytest.MonkeyPatch()
         self._logs = structlog.testing.capture_logs()  # rendering a traceback takes half a second
@@ -113,7 +113,6 @@ class Delivering:
     async def __aenter__(self) -> Self:
         self._logs.__enter__()
         self._patch.setattr("syncd.runtime.uploader.time", SimpleNamespace(monotonic=now_s))
-        self._patch.setattr("syncd.runtime.identities.time", SimpleNamespace(monotonic=now_s))
         self._task = asyncio.create_task(self.uploader.run())
         return self
 

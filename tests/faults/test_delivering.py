@@ -593,6 +593,36 @@ async def test_a_link_waits_for_its_model_until_the_source_was_read_wholly_since
         assert rig.sums["dead_letters"] == (0 if links else 1)
 
 
+@virtually
+async def test_a_model_that_cannot_be_looked_for_costs_a_gateway_the_link_only(tmp_path: Path) -> None:
+    def judge(method: str, about: object) -> Exception | None:
+        looks_for_model = method == "find" and isinstance(about, tuple) and about[0] == "model"
+        return Rejected("no search here", status=400) if looks_for_model else None
+
+    async with Delivering(tmp_path, is_gateway=True) as rig:
+        rig.fake.judge = judge
+        rig.refer(experiment(), model())
+        rig.state(experiment(), *many_runs(1), OutputsLogged(run_key(0), [(MODEL.id, 3)]))
+        await asyncio.sleep(2 * MINUTE_S)
+        assert rig.sums["dead_letters"] == 1
+        run = rig.run(run_key(0).id)
+        assert (run.status, run.params, len(run.points["loss"])) == ("FINISHED", {"p": "v"}, 20)
+
+
+@pytest.mark.parametrize("is_gateway", [True, False])
+@virtually
+async def test_a_link_brings_no_model_that_the_filter_leaves_out(tmp_path: Path, is_gateway: bool) -> None:
+    secret = ExperimentSeen(SubjectKey("experiment", "8", ""), "secret", {})
+    left_out = replace(model(), experiment=secret.subject)
+    async with Delivering(tmp_path, is_gateway=is_gateway, filter=Filter(experiments=("churn",))) as rig:
+        rig.refer(secret, left_out)
+        rig.state(experiment(), *many_runs(1), OutputsLogged(run_key(0), [(MODEL.id, 3)]))
+        await asyncio.sleep(2 * MINUTE_S)
+        assert (list(rig.fake._experiments), rig.fake.models) == (["churn"], {})
+        assert rig.run(run_key(0).id).status == "FINISHED"
+        assert rig.sums["dead_letters"] == 1
+
+
 @pytest.mark.parametrize("told", ["elsewhere", "nowhere"])
 @virtually
 async def test_a_gateway_leaves_a_model_that_it_is_only_referred_to_to_the_one_that_is_told_of_it(
@@ -610,8 +640,8 @@ async def test_a_gateway_leaves_a_model_that_it_is_only_referred_to_to_the_one_t
         assert not fake.models
         if told == "elsewhere":
             other.state(experiment(), head(1), model(run=source_run))
-            await other.delivered(within_s=MINUTE_S)
-            await one.delivered(within_s=5.0)
+            await asyncio.sleep(20.0)
+            assert one.run(run_key(0).id).model_outputs
         await one.delivered(within_s=2 * MINUTE_S)
         [there] = fake.models.values()
         assert there.request.source_run_id == one.run(source_run).id

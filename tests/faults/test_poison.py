@@ -116,7 +116,7 @@ async def test_runs_that_log_the_same_dataset_at_once_all_keep_it(case: Case, pr
         '{"error_code":"BAD_REQUEST","message":"(sqlite3.IntegrityError) UNIQUE constraint failed: '
         'datasets.experiment_id, datasets.name, datasets.digest"}'
     )
-    proxy.add(Rule("answer", status=400, body=body, path="log-inputs", times=1))
+    proxy.add(Rule("answer", status=400, body=body, path="log-inputs", times=3))
     done = await deliver(case.database, proxy.url, case.state)
     assert (done.code, done.totals["dead_letters"]) == (0, 0)
     case.check()

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sqlite3
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from syncd.runtime.pipeline import LAND_S
 from tests.faults import processes
-from tests.faults.between import is_through
 from tests.faults.conftest import Case
 from tests.faults.pipelines import deliver
 from tests.faults.processes import daemon, syncd, wait_for, waiting, write_config
@@ -86,30 +83,6 @@ async def test_a_sync_waits_for_the_creates_of_another_one_where_creating_is_slo
     """Neither has seen anything of the other when the quicker one has delivered everything."""
     with_many_runs(case, 1)
     await both_deliver(case, *[Rule("held", path="/runs/create", drip_s=drip_s) for drip_s in (1.5, 4.0)])
-
-
-async def test_who_is_told_to_stop_looks_first_whether_another_one_keeps_the_same_run(
-    case: Case, tmp_path: Path
-) -> None:
-    """Two daemons follow one store; neither is started again."""
-    with_many_runs(case, 4)
-    async with FaultProxy(case.server.url) as first, FaultProxy(case.server.url) as second:
-        configs = []
-        for number, proxy in enumerate((first, second)):
-            proxy.add(Rule("late", path="/runs/search", drip_s=1.0))
-            state, file = tmp_path / f"state{number}", tmp_path / f"{number}.toml"
-            configs.append((write_config(file, state=state, url=proxy.url, stores=[case.database]), state))
-        await asyncio.to_thread(_follow_until_delivered, configs)
-    case.check()
-
-
-def _follow_until_delivered(configs: Sequence[tuple[Path, Path]]) -> None:
-    with ExitStack() as both:
-        running = [both.enter_context(daemon(config)) for config, _ in configs]
-        wait_for("all is sent", lambda: all(is_through(state) and waiting(state)["remote"] for _, state in configs))
-        for one in running:
-            one.process.send_signal(signal.SIGTERM)
-        assert [one.process.wait(60.0) for one in running] == [0, 0]
 
 
 async def test_a_run_that_lost_the_race_is_not_doubled_on_a_store_that_appends(file_case: Case) -> None:
