@@ -40,6 +40,8 @@ from syncd.runtime.small_facts import SmallFactDelivery
 
 log = structlog.get_logger(__name__)
 
+TWIN_LATER_S = 0.5
+
 
 class Lane:
     """Delivers one subject to one destination.
@@ -88,6 +90,7 @@ class Lane:
         binding = await self._identities.ensure(self._subject_id)
         if self._may_have_twin(subject, binding):
             # Should another daemon's twin be kept instead, what was sent to ours could not be read again.
+            self.later_s = TWIN_LATER_S
             return Outcome.LATER
         if left_out:
             binding = await self._settlement.take_up(subject, binding)

@@ -33,6 +33,8 @@ AFTER_FAULT_S = 30.0
 AFTER_REFUSAL_S = 60.0
 LOOK_FOR_RETRIES_S = 2.0
 LOOK_FOR_TWINS_S = 2.0
+# Where a run waits for that look until its points are sent.
+LOOK_SOON_FOR_TWINS_S = 0.5
 
 
 class Uploader:
@@ -188,7 +190,7 @@ class Uploader:
 
     async def _look_for_twins(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_FOR_TWINS_S)
+            await asyncio.sleep(LOOK_SOON_FOR_TWINS_S if self.channel.shared else LOOK_FOR_TWINS_S)
             try:
                 await self.settle_twins(self._wall_ms() - round(1000 * self.lanes.twins_after_s))
             except JournalError:
