@@ -251,6 +251,40 @@ async def test_a_session_that_is_never_silent_does_not_keep_the_others_waiting(
     assert loud == list(range(len(loud)))
 
 
+async def test_two_daemons_that_can_hold_all_busy_sessions_do_not_take_them_from_each_other(
+    bus: ServiceBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncd.sources.service_bus.source.HELD_S", 0.5)
+    queue = bus.queue("busy", sessions=True)
+    sources = [bus_source(bus, queue, max_sessions=4) for _ in range(2)]
+    owners: dict[str, list[int]] = {f"s{number}": [] for number in range(6)}
+
+    async def feed() -> None:
+        while True:
+            for session in owners:
+                await asyncio.to_thread(bus.put, queue, [b"x"], session=session)
+            await asyncio.sleep(0.1)
+
+    async def consume(number: int) -> None:
+        while True:
+            messages = await sources[number].receive(most=50, most_bytes=SOME_BYTES)
+            await sources[number].complete(messages)
+            for session in {message.session for message in messages}:
+                if owners[session][-1:] != [number]:
+                    owners[session].append(number)
+
+    async with closing(*sources), asyncio.timeout(PATIENCE_S):
+        working = [asyncio.create_task(one) for one in (feed(), consume(0), consume(1))]
+        while not all(owners.values()):  # noqa: ASYNC110 - what changes is a dict
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(12 * 0.5)
+        for task in working:
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
+    moves = sum(len(of) - 1 for of in owners.values())
+    assert moves <= 4
+
+
 async def test_a_subscription_is_received_from_and_a_missing_queue_is_named(bus: ServiceBus) -> None:
     bus.subscription("events", "mine")
     bus.put("events", [b"told"])

@@ -88,13 +88,15 @@ class Link:
     def _next_ask(self, messages: Sequence[Message], *, waited_s: float) -> int:
         """Ask for one after a lull, so that it comes at once: the library waits 0.2 s for the rest of a batch.
 
-        Ask for more when the last ones lay here already (a session's are sent ahead), else when they came soon, or as
-        many as were asked for some times in a row: the broker may be far away.
+        Ask for more when it is not the first one after that, and it lay here already (a session's are sent ahead), else
+        when it came soon, or when as many as were asked for came some times in a row: the broker may be far away.
         """
         if len(messages) < self._ask:
             self._filled = 0
             return 1
         self._filled += 1
+        if self._ask == 1 and self._filled == 1:
+            return 1
         soon_s = BUFFERED_S if self.session else SOON_S
         if waited_s > soon_s and (self.session or self._filled < FILLED_IN_A_ROW):
             return self._ask
@@ -113,7 +115,7 @@ class Link:
 
     @property
     def flows(self) -> bool:
-        """Whether it asks for several at once: as many as it asked for came, the last times, and soon."""
+        """Whether it asks for several at once."""
         return self._ask > 1
 
     def _may_ask(self) -> bool:
@@ -149,8 +151,12 @@ class Link:
         await self._settle(messages, self._receiver.abandon_message)
 
     async def close(self) -> None:
-        """Give back what is in hand, if that is still possible, and close the receiver."""
-        if self._broken is None and self._hand:
+        """Give back what is in hand, if that is still possible, and close the receiver.
+
+        Of a session all is given back by closing, and not counted as delivered (learn.microsoft.com
+        "message-sessions", read 2026-11).
+        """
+        if self._broken is None and self._hand and not self.session:
             async with self._turn:
                 held = list(self._hand.values())
                 await asyncio.gather(*map(self._receiver.abandon_message, held), return_exceptions=True)

@@ -6,7 +6,8 @@ Rules
    cancelled loses nothing that has arrived. Closing one takes as long, beside the opening of the next.
 2. Where the entity requires sessions, at most ``max_sessions`` links hold one session each. A session that is silent
    is given back: after ``SILENT_S`` if another link has looked for a session in vain for ``LOOKED_S``, else after
-   ``CROWDED_S``, since another session may wait. For the same reason one that is never silent is, after ``HELD_S``.
+   ``CROWDED_S``, since another session may wait. For the same reason one that is never silent is, after ``HELD_S``;
+   what the library had of it already goes back uncounted.
 3. A link that fails ends; ``receive`` says why, and the next ``receive`` opens another one.
 4. What is settled on a link that has failed meanwhile is delivered again: the same as a lost lock.
 """
@@ -48,7 +49,7 @@ SILENT_S: Final = 30.0
 LOOKED_S: Final = 1.0
 # How long the service looks for a session before it answers that there is none; less than ``TRY_S``.
 ACCEPT_S: Final = 25
-CLOSING_S: Final = 3.0
+CLOSING_S: Final = 1.0
 # So many links look for a session at once: each of them polls its connection.
 ACCEPTING: Final = 4
 # learn.microsoft.com "service-bus-dead-letter-queues" (read 2026-11): both texts may have so many characters.
@@ -68,6 +69,7 @@ class ServiceBusSource:
         self._open_links: set[Link] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self._accepting = asyncio.Semaphore(ACCEPTING)
+        self._changing: asyncio.Task[Any] | None = None  # the link that gives a busy session back for another one
         self._looking: dict[asyncio.Task[Any] | None, float] = {}  # since when without a session found
         self._arrived: deque[Message] = deque()
         self._failure: DestinationError | None = None
@@ -137,6 +139,7 @@ class ServiceBusSource:
         """Keep why a link failed for the next ``receive``."""
         self._links.discard(task)
         self._looking.pop(task, None)
+        self._has_changed(task)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):
             self._failure = translated(error, doing="receiving from", address=self.address)
@@ -166,7 +169,8 @@ class ServiceBusSource:
         """Hand over what a link receives; return when its session is to be given back."""
         begun_s = heard_s = time.monotonic()
         while not link.session or not self._is_silent(time.monotonic() - heard_s):
-            if link.session and time.monotonic() - begun_s > HELD_S and not self._is_looked_for_in_vain():
+            if link.session and time.monotonic() - begun_s > HELD_S and self._may_change():
+                self._changing = asyncio.current_task()
                 await link.hand_empty()
                 return
             messages = await link.receive(_wait_s(link))
@@ -178,8 +182,19 @@ class ServiceBusSource:
                 await link.hand_free()
                 heard_s = time.monotonic()
 
+    def _has_changed(self, task: asyncio.Task[Any] | None) -> None:
+        if self._changing is task:
+            self._changing = None
+
     def _is_silent(self, silence_s: float) -> bool:
         return silence_s > (SILENT_S if self._is_looked_for_in_vain() else CROWDED_S)
+
+    def _may_change(self) -> bool:
+        """Whether a link may go on to another session: one at a time, and only while all have one.
+
+        Else two daemons that could hold all sessions would take them from each other again and again.
+        """
+        return not self._looking and self._changing is None
 
     def _is_looked_for_in_vain(self) -> bool:
         """Whether no session waits that nobody holds."""
@@ -196,6 +211,8 @@ class ServiceBusSource:
         except BaseException:
             await receiver.close()
             raise
+        finally:
+            self._has_changed(asyncio.current_task())
         if link is not None:
             self._open_links.add(link)
         try:
