@@ -180,15 +180,20 @@ class Identities:
 
         None if no such model was seen, or if the destination does not want it.
         """
-        found = await self._channel.journal.do(Journal.find_subject, source_id, "model", key)
-        if found is None or not await is_wanted(self._channel, await self._channel.journal.do(Journal.subject, found)):
+        journal = self._channel.journal
+        found = await journal.do(Journal.find_subject, source_id, "model", key)
+        if found is None:
             return None
-        return await self.ensure(found)
+        binding = await journal.do(Journal.binding, self._channel.id, found)
+        if binding is None and await is_wanted(self._channel, await journal.do(Journal.subject, found)):
+            return await self.ensure(found)
+        return binding
 
     async def adopt_model(self, subject_id: int) -> Binding | None:
         """Return the identity of a model that another daemon is expected to create; None if it is not seen there.
 
-        It is looked for at the first call, and at later ones after pauses that become longer.
+        It is looked for at the first call, and at later ones after pauses that become longer. No model is created, only
+        its experiment.
         """
         channel = self._channel
         async with self._locks.setdefault(subject_id, asyncio.Lock()):
@@ -197,8 +202,6 @@ class Identities:
                 return None
             self._model_looks[subject_id] = (self._monotonic() + pause_s, 2 * pause_s)
             subject = await channel.journal.do(Journal.subject, subject_id)
-            if not await is_wanted(channel, subject):
-                return None
             async with self._alone(subject):
                 kind, key = subject.key.kind, subject.key.id
                 try:

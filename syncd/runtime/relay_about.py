@@ -81,7 +81,7 @@ class Surroundings:
         """Return the heads of the models that a change links to; None if the source may state one of them yet.
 
         With a model goes what it is created with, its experiment and the run that made it: its own messages may go to
-        another syncd. Of more than a message may refer to, their own messages tell the rest.
+        another syncd. Of more than a message may refer to, models come first, and their own messages tell the rest.
         """
         models: dict[SubjectKey, Head] = {}
         around: dict[SubjectKey, Head] = {}

@@ -24,6 +24,7 @@ from syncd.journal.journal import Binding, DeadLetter, Journal, Subject
 from syncd.runtime.channel import Channel
 from syncd.runtime.identities import Identities
 from syncd.runtime.overflow import Overflow
+from syncd.runtime.wanted import is_wanted
 
 MOST_CHANGES = 5000
 # So long a link waits for its model without more ado (either way: the clock may have been set back). After that its
@@ -110,12 +111,15 @@ class SmallFactDelivery:
             binding = None
             if model is not None:
                 binding = await self._channel.journal.do(Journal.binding, self._channel.id, model)
-                if binding is None and self._is_shared:
-                    binding = await self._identities.adopt_model(model)
+                if binding is None:
+                    if not await is_wanted(self._channel, await self._channel.journal.do(Journal.subject, model)):
+                        continue
+                    binding = await self._identities.adopt_model(model) if self._is_shared else None
             if binding is None:
                 if await self._may_be_stated(change):
                     return True
-            elif not (binding.adopted or binding.checked):
+                binding = await self._model(key)
+            if binding is not None and not (binding.adopted or binding.checked):
                 return True
         return False
 
@@ -272,11 +276,15 @@ class SmallFactDelivery:
     async def _remote_model(self, key: str) -> str | None:
         if not self._channel.logged_models:
             return None
+        binding = await self._model(key)
+        return binding.remote_id if binding else None
+
+    async def _model(self, key: str) -> Binding | None:
+        """Return a model's identity, creating it where missing; None if it is unknown, unwanted or refused."""
         try:
-            binding = await self._identities.remote_model(self._subject.source_id, key)
+            return await self._identities.remote_model(self._subject.source_id, key)
         except Rejected:
             return None
-        return binding.remote_id if binding else None
 
     async def _bury_unknown_models(self, inputs: list[str], outputs: list[list[object]]) -> None:
         error = Rejected(

@@ -22,7 +22,7 @@ from syncd.core.facts import (
     TagsSet,
 )
 from syncd.core.filters import Filter
-from syncd.core.requests import CreateRun, LogBatch, SetExperimentTags
+from syncd.core.requests import CreateModel, CreateRun, LogBatch, LogOutputs, SetExperimentTags
 from syncd.core.source_tags import PARENT_RUN_ID, SESSION, SOURCE_RUN_ID
 from syncd.errors import AuthFailed, OutcomeUnknown, Rejected, Transient
 from syncd.runtime.courier import FORBIDDEN_ALONE, POISON_AFTER_S, POISON_FAULTS, Courier
@@ -617,7 +617,7 @@ async def test_a_link_brings_no_model_that_the_filter_leaves_out(tmp_path: Path,
     async with Delivering(tmp_path, is_gateway=is_gateway, filter=Filter(experiments=("churn",))) as rig:
         rig.refer(secret, left_out)
         rig.state(experiment(), *many_runs(1), OutputsLogged(run_key(0), [(MODEL.id, 3)]))
-        await asyncio.sleep(2 * MINUTE_S)
+        await asyncio.sleep(8.0)  # less than a link waits for its model
         assert (list(rig.fake._experiments), rig.fake.models) == (["churn"], {})
         assert rig.run(run_key(0).id).status == "FINISHED"
         assert rig.sums["dead_letters"] == 1
@@ -634,6 +634,8 @@ async def test_a_gateway_leaves_a_model_that_it_is_only_referred_to_to_the_one_t
         Delivering(tmp_path / "one", fake, is_gateway=True) as one,
         Delivering(tmp_path / "other", fake, is_gateway=True) as other,
     ):
+        sent_s: dict[type, float] = {}
+        fake.judge = lambda method, about: sent_s.update({type(about): now_s()})  # type: ignore[func-returns-value]
         one.refer(experiment(), head(1), model(run=source_run))
         one.state(experiment(), *many_runs(1), OutputsLogged(run_key(0), [(MODEL.id, 3)]))
         await asyncio.sleep(20.0)  # the other one has much to do
@@ -646,6 +648,7 @@ async def test_a_gateway_leaves_a_model_that_it_is_only_referred_to_to_the_one_t
         [there] = fake.models.values()
         assert there.request.source_run_id == one.run(source_run).id
         assert one.run(run_key(0).id).model_outputs == [(there.id, 3)]
+        assert sent_s[LogOutputs] - sent_s[CreateModel] >= 2.0  # until its twin would have been found
         assert one.sums["dead_letters"] == 0
 
 
