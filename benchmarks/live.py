@@ -161,13 +161,13 @@ def into_real_server(folder: Path, following: Following = daemon) -> Followed:
 
 
 def _look(database: sqlite3.Connection, begun_s: float, arrived: dict[float, float]) -> None:
-    newest = max(arrived, default=begun_s)
     try:
-        rows = database.execute("SELECT value FROM metrics WHERE value > ?", (newest,)).fetchall()
+        rows = database.execute("SELECT value FROM metrics WHERE value > ?", (begun_s,)).fetchall()
     except sqlite3.OperationalError:
         return  # the server is writing; it is looked again at once
     now_s = time.time()
-    arrived.update({value: now_s for (value,) in rows})
+    for (value,) in rows:
+        arrived.setdefault(value, now_s)
 
 
 # -- the training's own speed -----------------------------------------------------------------------------------------
