@@ -76,7 +76,7 @@ def write(store: Path, name: str) -> None:
     (folder / "tags" / GIANT).write_text(base64.b64encode(random.Random(1).randbytes(400_000)).decode())
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("kind", ["service-bus", "message_size_limit", "max_packet_size"])
 def test_what_a_broker_finds_too_large_is_cut_or_kept_as_a_letter(
     kind: str, tmp_path: Path, mlflow_server: RunningMlflow
@@ -90,7 +90,7 @@ def test_what_a_broker_finds_too_large_is_cut_or_kept_as_a_letter(
                 wait_for("the edge runs", lambda: "the destination answers" in running.text())
                 there.narrow()
                 write(store, kind)
-                wait_for("a letter", lambda: waiting(state)["dead_letter"] == 1 and is_through(state), timeout_s=200.0)
+                wait_for("a letter", lambda: waiting(state)["dead_letter"] == 1 and is_through(state))
             assert main(["verify", str(store), "--against", mlflow_server.url]) == 4
             there.widen()
             assert main(["dlq", "retry", "--all", "--state-dir", str(state)]) == 0
