@@ -109,6 +109,9 @@ class Identities:
         self._model_looks.pop(subject.id, None)
         return binding
 
+    async def _bind_remote(self, subject: Subject, remote: RemoteSubject, experiment: Binding) -> Binding:
+        return await self._bind(subject, Binding(remote.id, remote.artifact_root, remote.adopted, experiment.appends))
+
     async def _bind_experiment(self, subject: Subject, head: ExperimentSeen) -> Binding:
         remote = await self._ensure_experiment(head.name)
         if remote.created:
@@ -153,12 +156,17 @@ class Identities:
             return binding
         if found in above or await self._leads_back(found, above):
             return None
-        if not await is_wanted(self._channel, await self._channel.journal.do(Journal.subject, found)):
+        return await self._ensure_named(found, above=above)
+
+    async def _ensure_named(self, subject_id: int, *, above: frozenset[int] = frozenset()) -> Binding | None:
+        """Create what a run names; None if the destination refuses it or does not want it."""
+        subject = await self._channel.journal.do(Journal.subject, subject_id)
+        if not await is_wanted(self._channel, subject):
             return None
         try:
-            return await self.ensure(found, above=above)
+            return await self.ensure(subject_id, above=above)
         except Rejected as error:
-            log.info("the destination refuses a run that another one names", run=key, error=str(error))
+            log.info("refused, though a run names it", kind=subject.key.kind, id=subject.key.id, error=str(error))
             return None
 
     async def _leads_back(self, subject_id: int, above: frozenset[int]) -> bool:
@@ -178,16 +186,13 @@ class Identities:
     async def remote_model(self, source_id: int, key: str) -> Binding | None:
         """Return the identity of a model by its id in the store.
 
-        None if no such model was seen, or if the destination does not want it.
+        None if no such model was seen, or if the destination refuses it or does not want it.
         """
-        journal = self._channel.journal
-        found = await journal.do(Journal.find_subject, source_id, "model", key)
+        found = await self._channel.journal.do(Journal.find_subject, source_id, "model", key)
         if found is None:
             return None
-        binding = await journal.do(Journal.binding, self._channel.id, found)
-        if binding is None and await is_wanted(self._channel, await journal.do(Journal.subject, found)):
-            return await self.ensure(found)
-        return binding
+        binding = await self._channel.journal.do(Journal.binding, self._channel.id, found)
+        return binding or await self._ensure_named(found)
 
     async def adopt_model(self, subject_id: int) -> Binding | None:
         """Return the identity of a model that another daemon is expected to create; None if it is not seen there.
@@ -214,9 +219,7 @@ class Identities:
                     return None
                 if key not in found:
                     return None
-                there = found[key]
-                binding = Binding(there.id, there.artifact_root, there.adopted, experiment.appends)
-                return await self._bind(subject, binding)
+                return await self._bind_remote(subject, found[key], experiment)
 
     async def _bind_run(self, subject: Subject, head: RunSeen, above: frozenset[int]) -> Binding:
         experiment = await self._experiment(subject, above)
@@ -231,9 +234,7 @@ class Identities:
             await self._tell_children(subject, remote.id)
             if not remote.adopted:
                 self._created_tags[subject.id] = {**request.tags, source_tags.RUN_NAME: request.name}
-            return await self._bind(
-                subject, Binding(remote.id, remote.artifact_root, remote.adopted, experiment.appends)
-            )
+            return await self._bind_remote(subject, remote, experiment)
 
     async def _tags_for_create(self, subject: Subject) -> dict[str, str]:
         """Return what tells where the run comes from, and the first of its own tags."""
@@ -302,9 +303,7 @@ class Identities:
             if rest:
                 more = LogModelParams(remote.id, rest)
                 await self._channel.courier.call(lambda: self._channel.destination.send(more))
-            return await self._bind(
-                subject, Binding(remote.id, remote.artifact_root, remote.adopted, experiment.appends)
-            )
+            return await self._bind_remote(subject, remote, experiment)
 
     def _alone(self, subject: Subject) -> asyncio.Lock:
         """Return the lock of its id: the same run may be here twice, of a store that is read under two names."""

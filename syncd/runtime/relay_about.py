@@ -37,9 +37,8 @@ class Surroundings:
         own, experiment = subject.head, await self._experiment(subject)
         if own is None or experiment is None:
             raise HeadUnknown(f"{subject.key.kind} {subject.key.id} has not been described by its source yet")
-        parent = await self._wanted_parent(subject)
-        above = [parent] if parent is not None else []
-        heads = {head.subject: _reference(head) for head in (own, experiment, *above, *linked)}
+        told = (own, experiment, await self._wanted_parent(subject), *linked)
+        heads = {head.subject: _reference(head) for head in told if head is not None}
         return Address(self._origin(), subject.key, list(heads.values()))
 
     def _origin(self) -> RelayOrigin:
@@ -90,8 +89,8 @@ class Surroundings:
             if model is not None and model.head is not None:
                 if await is_wanted(self._channel, model):
                     models[model.key] = model.head
-                    for head in (await self._experiment(model), await self._wanted_parent(model)):
-                        around |= {head.subject: head} if head is not None else {}
+                    beside = (await self._experiment(model), await self._wanted_parent(model))
+                    around |= {head.subject: head for head in beside if head is not None}
             elif self._channel.is_yet_to_be_read(self._subject.source_id, change.seq):
                 await self._channel.read_again(self._subject.source_id, "")
                 return None

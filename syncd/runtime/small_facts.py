@@ -118,7 +118,7 @@ class SmallFactDelivery:
             if binding is None:
                 if await self._may_be_stated(change):
                     return True
-                binding = await self._model(key)
+                binding = await self._identities.remote_model(self._subject.source_id, key)
             if binding is not None and not (binding.adopted or binding.checked):
                 return True
         return False
@@ -276,15 +276,8 @@ class SmallFactDelivery:
     async def _remote_model(self, key: str) -> str | None:
         if not self._channel.logged_models:
             return None
-        binding = await self._model(key)
+        binding = await self._identities.remote_model(self._subject.source_id, key)
         return binding.remote_id if binding else None
-
-    async def _model(self, key: str) -> Binding | None:
-        """Return a model's identity, creating it where missing; None if it is unknown, unwanted or refused."""
-        try:
-            return await self._identities.remote_model(self._subject.source_id, key)
-        except Rejected:
-            return None
 
     async def _bury_unknown_models(self, inputs: list[str], outputs: list[list[object]]) -> None:
         error = Rejected(

@@ -239,9 +239,8 @@ async def test_a_session_that_is_never_silent_does_not_keep_the_others_waiting(
     async with closing(source), asyncio.timeout(PATIENCE_S):
         while True:
             messages = await source.receive(most=7, most_bytes=SOME_BYTES)
-            bus.put(
-                queue, [str(len(loud) + 1).encode()], session="loud"
-            )  # it has the next one before these are settled
+            # It has the next one before these are settled.
+            bus.put(queue, [str(len(loud) + 1).encode()], session="loud")
             if len(loud) == 1:
                 bus.put(queue, [b"heard"], session="quiet")
             await source.complete(messages)

@@ -95,10 +95,8 @@ class Link:
             self._filled = 0
             return 1
         self._filled += 1
-        if self._ask == 1 and self._filled == 1:
-            return 1
-        soon_s = BUFFERED_S if self.session else SOON_S
-        if waited_s > soon_s and (self.session or self._filled < FILLED_IN_A_ROW):
+        soon = waited_s <= (BUFFERED_S if self.session else SOON_S)
+        if self._filled == 1 or not (soon or (self._filled >= FILLED_IN_A_ROW and not self.session)):
             return self._ask
         mean_bytes = sum(len(message.body) for message in messages) // len(messages)
         return max(1, min(self._most, 4 * self._ask, BATCH_BYTES // max(1, mean_bytes)))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Sequence
@@ -69,8 +70,8 @@ class ServiceBusSource:
         self._open_links: set[Link] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self._accepting = asyncio.Semaphore(ACCEPTING)
-        self._changing: asyncio.Task[Any] | None = None  # the link that gives a busy session back for another one
-        self._looking: dict[asyncio.Task[Any] | None, float] = {}  # since when without a session found
+        # Since when without a session found; infinity: it has yet to give its session back.
+        self._looking: dict[asyncio.Task[Any] | None, float] = {}
         self._arrived: deque[Message] = deque()
         self._failure: DestinationError | None = None
         self._news = asyncio.Event()
@@ -139,7 +140,6 @@ class ServiceBusSource:
         """Keep why a link failed for the next ``receive``."""
         self._links.discard(task)
         self._looking.pop(task, None)
-        self._has_changed(task)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):
             self._failure = translated(error, doing="receiving from", address=self.address)
@@ -169,8 +169,10 @@ class ServiceBusSource:
         """Hand over what a link receives; return when its session is to be given back."""
         begun_s = heard_s = time.monotonic()
         while not link.session or not self._is_silent(time.monotonic() - heard_s):
-            if link.session and time.monotonic() - begun_s > HELD_S and self._may_change():
-                self._changing = asyncio.current_task()
+            # One at a time, and only while all have a session: else two daemons that could hold all sessions would take
+            # them from each other again and again.
+            if link.session and time.monotonic() - begun_s > HELD_S and not self._looking:
+                self._looking[asyncio.current_task()] = math.inf
                 await link.hand_empty()
                 return
             messages = await link.receive(_wait_s(link))
@@ -182,24 +184,10 @@ class ServiceBusSource:
                 await link.hand_free()
                 heard_s = time.monotonic()
 
-    def _has_changed(self, task: asyncio.Task[Any] | None) -> None:
-        if self._changing is task:
-            self._changing = None
-
     def _is_silent(self, silence_s: float) -> bool:
-        return silence_s > (SILENT_S if self._is_looked_for_in_vain() else CROWDED_S)
-
-    def _may_change(self) -> bool:
-        """Whether a link may go on to another session: one at a time, and only while all have one.
-
-        Else two daemons that could hold all sessions would take them from each other again and again.
-        """
-        return not self._looking and self._changing is None
-
-    def _is_looked_for_in_vain(self) -> bool:
-        """Whether no session waits that nobody holds."""
         now_s = time.monotonic()
-        return any(now_s - since_s >= LOOKED_S for since_s in self._looking.values())
+        in_vain = any(now_s - since_s >= LOOKED_S for since_s in self._looking.values())
+        return silence_s > (SILENT_S if in_vain else CROWDED_S)
 
     @contextlib.asynccontextmanager
     async def _open(self, *, most: int, **options: Any) -> AsyncIterator[Link | None]:
@@ -211,8 +199,6 @@ class ServiceBusSource:
         except BaseException:
             await receiver.close()
             raise
-        finally:
-            self._has_changed(asyncio.current_task())
         if link is not None:
             self._open_links.add(link)
         try:
@@ -237,7 +223,7 @@ class ServiceBusSource:
         from azure.servicebus import exceptions
 
         task = asyncio.current_task()
-        self._looking.setdefault(task, time.monotonic())
+        self._looking[task] = min(self._looking.get(task, math.inf), time.monotonic())
         try:
             await receiver.__aenter__()
         except exceptions.OperationTimeoutError:
