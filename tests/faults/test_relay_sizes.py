@@ -73,7 +73,9 @@ def write(store: Path, name: str) -> None:
         store, name=name, seed=seed, runs=1, metrics=2, steps=3000, files=1, file_bytes=700_000, status=1
     )
     folder = next(store.glob(f"*/{run}"))
-    (folder / "tags" / GIANT).write_text(base64.b64encode(random.Random(1).randbytes(400_000)).decode())
+    written = store.with_name(GIANT)
+    written.write_text(base64.b64encode(random.Random(1).randbytes(400_000)).decode())
+    written.rename(folder / "tags" / GIANT)  # whole at once: of a part there would be a letter too
 
 
 @pytest.mark.timeout(180)

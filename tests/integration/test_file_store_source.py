@@ -309,6 +309,43 @@ def test_an_empty_meta_is_held_then_named_then_cured(tmp_path):
     assert not seen.problems
 
 
+@pytest.mark.parametrize(("begun", "whole"), [("", "0.1"), ("x" * 5000, "x" * 6000)])
+def test_a_param_that_is_half_written_is_held_by_a_quick_poll(tmp_path, begun, whole):
+    run = make_run(tmp_path)
+    write(run / "params" / "depth", "3")
+    clock = [time.time_ns()]
+    seen = mirror(tmp_path, now_ns=lambda: clock[0])
+    seen.poll()
+    write(run / "params" / "lr", begun)
+    clock[0] = time.time_ns()
+    seen.poll(full=False)
+    assert seen.params[RUN] == {"depth": "3"}
+    write(run / "params" / "lr", whole)
+    clock[0] = time.time_ns() + 1_000_000_000
+    seen.poll(full=False)
+    assert seen.params[RUN] == {"depth": "3", "lr": whole}
+
+
+@pytest.mark.parametrize(("begun", "whole"), [("", "0.1"), ("x" * 5000, "x" * 6000)])
+def test_a_full_poll_waits_for_the_writer_of_a_param(tmp_path, monkeypatch, begun, whole):
+    run = make_run(tmp_path)
+    lr = write(run / "params" / "lr", begun)
+    monkeypatch.setattr("syncd.sources.file_store.small_files.time.sleep", lambda _: lr.write_text(whole))
+    seen = mirror(tmp_path)
+    seen.poll()
+    assert seen.params[RUN] == {"lr": whole}
+    seen.poll()
+    assert seen.last == []
+
+
+def test_a_param_without_a_value_is_stated(tmp_path):
+    run = make_run(tmp_path)
+    write(run / "params" / "note", "")
+    seen = mirror(tmp_path)
+    seen.poll()
+    assert seen.params[RUN] == {"note": ""}
+
+
 def test_a_held_run_comes_with_a_quick_poll(tmp_path):
     run = make_run(tmp_path)
     text = (run / "meta.yaml").read_text()

@@ -54,12 +54,12 @@ def read_experiment(place: ExperimentPlace, cursors: Cursors, *, now_ns: int) ->
         reading.deleted = not reading.held
         return reading
     tags_root = os.path.join(place.path, "tags")
-    tags = read_small_files(tags_root, before.get("t", {}), now_ns=now_ns, hold_empty=False)
+    tags = read_small_files(tags_root, before.get("t", {}), now_ns=now_ns, hold_young=False)
     problems |= tags.problems
     state: State = {"m": meta, "t": tags.state, "p": problems, "h": before.get("h", "")}
     facts: list[Fact] = []
     if meta != before.get("m") or tags.values or tags.deleted or not before:
-        whole = read_small_files(tags_root, {}, now_ns=now_ns, hold_empty=False).values
+        whole = read_small_files(tags_root, {}, now_ns=now_ns, hold_young=False).values
         seen = ExperimentSeen(place.subject, meta["name"] or place.folder, meta["tags"] | whole)
         state["h"] = content_hash(json.dumps([seen.name, sorted(seen.tags.items())]).encode())
         if state["h"] != before.get("h"):

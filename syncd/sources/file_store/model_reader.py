@@ -83,7 +83,7 @@ class ModelReader(SubjectReader):
                 os.path.join(self.path, section),
                 before.get(section, {}),
                 now_ns=self.context.now_ns,
-                hold_empty=False,
+                hold_young=False,
             )
             self.newest_ns = max(self.newest_ns, found.newest_ns)
             self.problems.update(found.problems)
@@ -119,4 +119,4 @@ class ModelReader(SubjectReader):
 
     def _all_of(self, section: str) -> dict[str, str]:
         root = os.path.join(self.path, section)
-        return read_small_files(root, {}, now_ns=self.context.now_ns, hold_empty=False).values
+        return read_small_files(root, {}, now_ns=self.context.now_ns, hold_young=False).values

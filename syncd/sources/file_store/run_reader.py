@@ -170,7 +170,7 @@ class RunReader(SubjectReader):
             os.path.join(self.path, name),
             before.get("f", {}),
             now_ns=self.context.now_ns,
-            hold_empty=not self.context.full and not self.ended,
+            hold_young=not self.context.full and not self.ended,
         )
         self.newest_ns = max(self.newest_ns, found.newest_ns)
         step.facts += problem_changes(before.get("p", {}), found.problems, subject=self._subject())

@@ -7,20 +7,28 @@ Rules
    that it is read again; the hash of its content then tells whether anything is to be stated.
 3. Links are not followed, and nothing but a regular file is opened; others are named.
 4. What cannot be listed or read is never taken for gone.
+5. A value that its writer may be in the middle of is not stated: an empty file that is young (opened, not written
+   yet), and more than a page that was touched just now (a reader may see the first pages of one write only). A param
+   would stay so for good where it is sent to.
 """
 
 # Pathlib is several times slower than os in loops over 100,000 files.
-# ruff: noqa: PTH118
+# ruff: noqa: PTH116, PTH118
 from __future__ import annotations
 
 import os
 import stat
+import time
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
 SETTLE_NS = 2_000_000_000
 _SKEW_NS = 600_000_000_000
 SMALL_FILE_LIMIT_BYTES = 4 * 1024 * 1024
+_PAGE_BYTES = 4096
+_QUIET_NS = 200_000_000
+_PAUSE_S = 0.05
+_MOST_PAUSES = 5
 JUNK_NAMES = frozenset({".DS_Store", ".gitkeep", ".gitignore", ".ipynb_checkpoints", "Thumbs.db", "desktop.ini"})
 _OPEN_FLAGS = (
     os.O_RDONLY
@@ -75,12 +83,12 @@ def content_hash(content: bytes) -> str:
     return blake2b(content, digest_size=6).hexdigest()
 
 
-def is_young(mtime_ns: int, now_ns: int) -> bool:
+def is_young(mtime_ns: int, now_ns: int, *, settle_ns: int = SETTLE_NS) -> bool:
     """Tell whether a file changed so lately that its coarse clock may hide another change.
 
     ``now_ns`` is when the poll began, so a file may be younger than that; one from a far future is a wrong clock's.
     """
-    return -_SKEW_NS < now_ns - mtime_ns < SETTLE_NS
+    return -_SKEW_NS < now_ns - mtime_ns < settle_ns
 
 
 def settled_mtime_ns(mtime_ns: int, now_ns: int) -> int:
@@ -153,14 +161,14 @@ class SmallFiles:
     newest_ns: int = 0
 
 
-def read_small_files(root: str, before: dict[str, FileState], *, now_ns: int, hold_empty: bool) -> SmallFiles:
+def read_small_files(root: str, before: dict[str, FileState], *, now_ns: int, hold_young: bool) -> SmallFiles:
     """Read what is new or changed below ``root``.
 
     Args:
         root: directory whose files' relative names are the keys.
         before: the state of the last time.
         now_ns: wall clock.
-        hold_empty: leave a young empty file for the next time (its writer has opened it and not written yet).
+        hold_young: leave what may be half written for the next time; otherwise its writer is waited for a little.
     """
     listing = list_files(root)
     found = SmallFiles(problems=listing.problems, newest_ns=listing.newest_ns)
@@ -169,14 +177,18 @@ def read_small_files(root: str, before: dict[str, FileState], *, now_ns: int, ho
         if known and known[2] == info.st_mtime_ns and known[1] == info.st_size and known[0] == info.st_ino:
             found.state[name] = known
             continue
-        mtime_ns = settled_mtime_ns(info.st_mtime_ns, now_ns)
         try:
             name.encode()
             content = read_small(path)
-            if not content and hold_empty and mtime_ns == 0:
-                if known:
-                    found.state[name] = known
-                continue
+            digest = content_hash(content)
+            changed = not known or known[3] != digest
+            if changed and _is_doubtful(content, info, now_ns):
+                if hold_young:
+                    if known:
+                        found.state[name] = known
+                    continue
+                info, content = _once_written(path, info, content)
+                digest = content_hash(content)
             value = content.decode()
         except FileNotFoundError:
             continue
@@ -188,13 +200,35 @@ def read_small_files(root: str, before: dict[str, FileState], *, now_ns: int, ho
             if known:
                 found.state[name] = known
             continue
-        digest = content_hash(content)
         if not known or known[3] != digest:
             found.values[name] = value
-        found.state[name] = [info.st_ino, info.st_size, mtime_ns, digest]
+        found.state[name] = [info.st_ino, info.st_size, settled_mtime_ns(info.st_mtime_ns, now_ns), digest]
     gone = before.keys() - found.state.keys()
     if listing.whole:
         found.deleted = sorted(name for name in gone if not os.path.lexists(os.path.join(root, name)))
     for name in gone.difference(found.deleted):
         found.state[name] = before[name]
     return found
+
+
+def _is_doubtful(content: bytes, info: os.stat_result, now_ns: int) -> bool:
+    """Tell whether a file's writer may be in the middle of it."""
+    if not content:
+        return is_young(info.st_mtime_ns, now_ns)
+    return len(content) > _PAGE_BYTES and is_young(info.st_mtime_ns, now_ns, settle_ns=_QUIET_NS)
+
+
+def _once_written(path: str, info: os.stat_result, content: bytes) -> tuple[os.stat_result, bytes]:
+    """Return the file as it is once a pause changes nothing any more; one that goes on changing, as it is at last.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    for _ in range(_MOST_PAUSES):
+        time.sleep(_PAUSE_S)
+        before, read = info, content
+        info = os.stat(path, follow_symlinks=False)
+        content = read_small(path)
+        if content == read and info.st_mtime_ns == before.st_mtime_ns:
+            break
+    return info, content

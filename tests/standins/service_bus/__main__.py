@@ -77,6 +77,8 @@ async def main(folder: Path, port: int, max_message_bytes: int) -> None:
     async for line in commands:
         name, given = json.loads(line)
         print(json.dumps(obey(broker, name, given)), flush=True)
+    server.close()
+    await broker.end_connections()
 
 
 parser = argparse.ArgumentParser(description=__doc__)

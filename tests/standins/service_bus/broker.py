@@ -23,7 +23,7 @@ class Broker:
         self.max_message_bytes = max_message_bytes
         self._entities: dict[str, Entity] = {}
         self._topics: dict[str, list[Entity]] = {}
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, asyncio.Task[None] | None] = {}
         self._storage = FileStorage(folder / "broker.db")
         for name, topic, rules in list(self._storage.entities()):
             self._open(name, topic, rules)
@@ -72,13 +72,19 @@ class Broker:
         self._clock = asyncio.create_task(self._end_locks())
         return server
 
+    async def end_connections(self) -> None:
+        """Cut all connections, and wait until each has ended."""
+        serving = [task for task in self._connections.values() if task is not None]
+        self.drop_connections()
+        await asyncio.gather(*serving)
+
     async def _serve_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = Connection(self, reader, writer)
-        self._connections.add(connection)
+        self._connections[connection] = asyncio.current_task()
         try:
             await connection.serve()
         finally:
-            self._connections.discard(connection)
+            del self._connections[connection]
 
     async def _end_locks(self) -> None:
         while True:
