@@ -18,6 +18,7 @@ from syncd.core.facts import (
     SubjectKey,
     TagsSet,
 )
+from syncd.journal import committing
 from syncd.journal.journal import Journal
 
 NOW_MS = 1_790_000_000_000
@@ -71,7 +72,7 @@ def artifact(number: int, path: str, root: Path, size_bytes: int = 10, mtime_ns:
 def commit(
     journal: Journal, source_id: int, audience: int, *facts: Fact, **cursors: bytes | None
 ) -> dict[int, set[int]]:
-    return journal.commit(source_id, audience, [Reading(facts, cursors)])
+    return committing.commit(journal, source_id, audience, [Reading(facts, cursors)])
 
 
 def run_id(journal: Journal, source_id: int, number: int) -> int:

@@ -23,7 +23,7 @@ from typing import Any
 from syncd.core.changes import Again, parse, render
 from syncd.core.source_tags import PARENT_RUN_ID
 from syncd.journal.database import FILE_NAME, join, translated
-from syncd.journal.journal import LONGEST_TAG
+from syncd.journal.fact_intake import LONGEST_TAG
 from syncd.journal.queries import STATEMENTS as SQL
 
 # Letters that are put back in one transaction; a daemon waits for no more than this.

@@ -54,7 +54,8 @@ from syncd.core.messages.statements import (
 from syncd.core.metric_lines import pack
 from syncd.core.relay.values import RelayedFacts
 from syncd.core.source_tags import LAST_ACTIVITY
-from syncd.journal.journal import FactIntake, Journal
+from syncd.journal.fact_intake import FactIntake
+from syncd.journal.journal import Journal
 from syncd.journal.relayed import REOPENED, RelayStep
 from syncd.journal.silence import activity_text
 

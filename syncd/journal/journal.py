@@ -1,20 +1,17 @@
-"""The journal: what was read and how far, what each destination still has to get, who is who on both sides.
+"""The journal: what each destination still has to get, who is who on both sides. ``committing`` puts in what was read.
 
 Rules
 -----
-1. Facts and the cursors that follow from them are committed in one transaction (``commit``). Whoever acknowledges a
-   source does so after ``commit`` has returned: then the facts are on disk, fsynced.
-2. A delivery row exists from that commit until the destination has the change (``settle``) or has refused it, which
-   moves the change, whole, to a dead letter in the same transaction. Nothing is ever deleted otherwise.
-3. A crash loses at most the record of a delivery that took place: it is then delivered again, which every
+1. A delivery row exists from the commit of its fact until the destination has the change (``settle``) or has refused
+   it, which moves the change, whole, to a dead letter in the same transaction. Nothing is ever deleted otherwise.
+2. A crash loses at most the record of a delivery that took place: it is then delivered again, which every
    destination must bear (``attempted`` and ``again`` say where care is needed).
-4. Methods are synchronous, may be called from any thread and are atomic; one lock orders them.
-5. What is told of a change (``telling``) is in the outbox from the same transaction on (``outbox`` serves its readers).
+3. Methods are synchronous, may be called from any thread and are atomic; one lock orders them.
+4. What is told of a change (``telling``) is in the outbox from the same transaction on (``outbox`` serves its readers).
 """
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,19 +23,9 @@ from typing import Any
 
 import structlog
 
-from syncd.core.changes import Again, Change, Encoded, Head, Section, decode_head, encode, encode_head, parse
+from syncd.core.changes import Again, Change, Head, Section, decode_head, parse
 from syncd.core.facts import (
-    ExperimentSeen,
-    Fact,
-    MetricsLogged,
-    ModelSeen,
-    ProblemFound,
-    Reading,
-    RunSeen,
-    SubjectDeleted,
     SubjectKey,
-    TagsDeleted,
-    TagsSet,
 )
 from syncd.errors import JournalCorrupt, JournalError, JournalFull, JournalNewer
 from syncd.journal.database import FILE_NAME, Reserve, connect, quarantine, translated
@@ -48,9 +35,6 @@ from syncd.journal.state_lock import StateLock
 from syncd.journal.telling import Telling
 
 log = structlog.get_logger(__name__)
-
-# Filters and rules look at no more of a tag's value than this many characters.
-LONGEST_TAG = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +119,7 @@ class Journal:
         self._wall_ms = wall_ms
         self._lock = threading.RLock()
         self._reading = threading.Lock()
-        self._forgotten: list[tuple[int, str]] = []  # (source, prefix of cursors), in the order of time
+        self._forgotten: list[tuple[int, str]] = []  # (source, prefix of cursors), in order (``committing``)
         self._state_lock = StateLock(state_dir)
         self._reserve = Reserve(state_dir)
         self._telling = Telling(self._run, source=event_source, wall_ms=wall_ms)
@@ -246,7 +230,7 @@ class Journal:
     def _releasing(self, doing: str, *, synced: bool = False) -> Iterator[None]:
         """Open a transaction that records what was done: when the disk is full, the reserve is given up for it.
 
-        It need not be synced: what power loss takes of it is done again, or looked up (rule 3).
+        It need not be synced: what power loss takes of it is done again, or looked up (rule 2).
         """
         try:
             with self._transaction(doing, synced=synced):
@@ -328,66 +312,7 @@ class Journal:
         """Whether the process that had this journal before was killed."""
         return self._state_lock.was_abandoned
 
-    # -- intake ----------------------------------------------------------------------------------------------------
-
-    def cursors(self, source_id: int, audience: int) -> JournalCursors:
-        """Return the committed cursors of a source as read for an audience."""
-        return JournalCursors(self, source_id, audience)
-
-    def commit(
-        self,
-        source_id: int,
-        audience: int,
-        readings: Iterable[Reading],
-        *,
-        first_reading: bool = False,
-        forgotten_before: int | None = None,
-    ) -> dict[int, set[int]]:
-        """Commit readings: their facts, one delivery for each destination of the audience, and their cursors.
-
-        ``forgotten_before`` is what ``forgotten`` was when these readings began: what was forgotten since then they
-        began from all the same, and their cursors of it are not kept, so that it is stated whole by the next ones.
-
-        Returns:
-            For each destination id the subjects that now wait for it.
-
-        Raises:
-            JournalFull: nothing was committed; pause and state the same again later.
-        """
-        with self._transaction("committing what was read"):
-            destinations = [row[0] for row in self._run("audience_destinations", {"audience": audience}).fetchall()]
-            intake = FactIntake(self, source_id, destinations, first_reading=first_reading)
-            for reading in readings:
-                for fact in reading.facts:
-                    intake.add(fact)
-                self._put_cursors(source_id, audience, self._remembered(source_id, reading.cursors, forgotten_before))
-        return dict.fromkeys(destinations, intake.subjects)
-
-    def _remembered(
-        self, source_id: int, cursors: Mapping[str, bytes | None], forgotten_before: int | None
-    ) -> Mapping[str, bytes | None]:
-        since = [] if forgotten_before is None else self._forgotten[forgotten_before:]
-        prefixes = tuple(prefix for source, prefix in since if source == source_id)
-        if not prefixes:
-            return cursors
-        return {key: value for key, value in cursors.items() if not key.startswith(prefixes)}
-
-    def _put_cursors(self, source_id: int, audience: int, cursors: Mapping[str, bytes | None]) -> None:
-        kept = [(source_id, audience, key, value) for key, value in cursors.items() if value is not None]
-        dropped = [(source_id, audience, key) for key, value in cursors.items() if value is None]
-        self._connection.executemany(SQL["put_cursor"], kept)
-        self._connection.executemany(SQL["drop_cursor"], dropped)
-
-    def forget_readings(self, source_id: int, key: str) -> None:
-        """Forget what was read of one run or model, so that its source states it whole again."""
-        with self._transaction("forgetting what was read"):
-            self._run("forget_cursors", {"source_id": source_id, "prefix": f"{key}/"})
-            self._forgotten.append((source_id, f"{key}/"))
-
-    @property
-    def forgotten(self) -> int:
-        """How often readings were forgotten in this process."""
-        return len(self._forgotten)
+    # -- subjects ----------------------------------------------------------------------------------------------------
 
     def subject(self, subject_id: int) -> Subject:
         """Return a subject."""
@@ -608,144 +533,3 @@ class Journal:
         """Return a number that changes when another process has written (``syncd dlq retry``)."""
         with self._lock, translated("looking for changes", self._path):
             return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
-
-
-class JournalCursors:
-    """The committed cursors of one source for one audience (see ``syncd.sources.base.Cursors``)."""
-
-    def __init__(self, journal: Journal, source_id: int, audience: int) -> None:
-        self._journal = journal
-        self._parameters = {"source_id": source_id, "audience": audience}
-
-    def load(self, key: str) -> bytes | None:
-        """Return the committed cursor of that key, or None."""
-        value = self._journal._one("cursor", {**self._parameters, "key": key})
-        return bytes(value) if value is not None else None
-
-    def keys(self, prefix: str) -> Iterator[str]:
-        """Yield the committed keys that start with ``prefix``, in order, a page at a time."""
-        after = ""
-        while rows := self._journal._fetch("cursor_keys", {**self._parameters, "prefix": prefix, "after": after}):
-            yield from (row[0] for row in rows)
-            after = rows[-1][0]
-
-
-class FactIntake:
-    """Adds facts inside one open transaction of the journal.
-
-    ``ids`` are subjects of the source that are known already; those that are found are added to it.
-    """
-
-    def __init__(
-        self,
-        journal: Journal,
-        source_id: int,
-        destinations: Sequence[int],
-        *,
-        first_reading: bool,
-        ids: dict[SubjectKey, int] | None = None,
-    ) -> None:
-        self._journal = journal
-        self._source_id = source_id
-        self._destinations = destinations
-        self._first_reading = first_reading
-        self._ids = {} if ids is None else ids
-        self.subjects: set[int] = set()
-
-    def add(self, fact: Fact) -> int:
-        """Add a fact; return the number of its change (0: it is none)."""
-        if isinstance(fact, ProblemFound):
-            self._add_problem(fact)
-            return 0
-        subject_id = self.id_of(fact.subject)
-        if isinstance(fact, RunSeen | ModelSeen | ExperimentSeen):
-            self._put_head(subject_id, fact)
-        elif isinstance(fact, SubjectDeleted):
-            self._journal._run("mark_deleted", {"id": subject_id, "now_ms": self._journal._wall_ms()})
-        else:
-            self._journal._run("touch_subject", {"id": subject_id, "now_ms": self._journal._wall_ms()})
-            if isinstance(fact, TagsSet | TagsDeleted):
-                self._merge_tags(subject_id, fact)
-        self.subjects.add(subject_id)
-        return self._add_change(subject_id, encode(fact), self._again(fact))
-
-    def refer(self, head: Head) -> None:
-        """Put the head of a subject that has none yet into the journal; nothing is delivered for it."""
-        subject_id = self.id_of(head.subject)
-        if not self._journal._run("is_described", {"id": subject_id}).fetchone()[0]:
-            self._put_head(subject_id, head)
-
-    def _merge_tags(self, subject_id: int, fact: TagsSet | TagsDeleted) -> None:
-        tags = parse(self._journal._run("tags", {"id": subject_id}).fetchone()[0].encode())
-        if isinstance(fact, TagsSet):
-            tags.update({key: value[:LONGEST_TAG] for key, value in fact.tags.items()})
-        else:
-            for key in fact.keys:
-                tags.pop(key, None)
-        self._journal._run("put_tags", {"id": subject_id, "tags": json.dumps(tags)})
-
-    def _again(self, fact: Fact) -> Again:
-        if isinstance(fact, MetricsLogged) and fact.again:
-            return Again.RESTATED
-        return Again.FIRST_READING if self._first_reading else Again.NEW
-
-    def id_of(self, key: SubjectKey) -> int:
-        """Return the subject of that key, adding it if it is new."""
-        known = self._ids.get(key)
-        if known is not None:
-            return known
-        parameters = {
-            "source_id": self._source_id,
-            "kind": key.kind,
-            "key": key.id,
-            "store": key.store if key.kind == "experiment" else "",
-            "now_ms": self._journal._wall_ms(),
-        }
-        self._journal._run("add_subject", parameters)
-        found = int(self._journal._run("subject_id", parameters).fetchone()[0])
-        self._ids[key] = found
-        return found
-
-    def _put_head(self, subject_id: int, head: Head) -> None:
-        experiment_id = None if isinstance(head, ExperimentSeen) else self.id_of(head.experiment)
-        before = self._journal._telling.head_before(subject_id)
-        parent = {"run": "parent_run_id", "model": "source_run_id"}.get(head.subject.kind)
-        self._journal._run(
-            "put_head",
-            {
-                "id": subject_id,
-                "head": encode_head(head),
-                "experiment_id": experiment_id,
-                "parent_key": getattr(head, parent) if parent else "",
-                "now_ms": self._journal._wall_ms(),
-            },
-        )
-        self._journal._telling.head(self._source_id, experiment_id, before, head)
-
-    def _add_change(self, subject_id: int, encoded: Encoded, again: Again) -> int:
-        cursor = self._journal._run(
-            "add_change",
-            {
-                "subject_id": subject_id,
-                "section": int(encoded.section),
-                "kind": encoded.kind,
-                "body": encoded.body,
-                "items": encoded.items,
-                "size_bytes": encoded.size_bytes,
-                "again": int(again),
-                "now_ms": self._journal._wall_ms(),
-            },
-        )
-        for destination_id in self._destinations:
-            self._journal._run("add_delivery", (destination_id, subject_id, int(encoded.section), cursor.lastrowid))
-        return int(cursor.lastrowid)
-
-    def _add_problem(self, problem: ProblemFound) -> None:
-        parameters = {
-            "source_id": self._source_id,
-            "location": problem.where,
-            "what": problem.what,
-            "subject_id": self.id_of(problem.subject) if problem.subject else None,
-            "now_ms": self._journal._wall_ms(),
-        }
-        self._journal._run("put_problem" if problem.what else "drop_problem", parameters)

@@ -29,7 +29,8 @@ from syncd.core.messages.statements import KeptArtifact, KeptChunk
 from syncd.core.relay.pieces import Piece, add_piece, holds
 from syncd.core.relay.values import RelayedChunk, RelayOrigin
 from syncd.errors import MessageRefused
-from syncd.journal.journal import FactIntake, Journal
+from syncd.journal.fact_intake import FactIntake
+from syncd.journal.journal import Journal
 from syncd.journal.spool import DIRECTORY, sync_directories, translated
 
 MOST_OPEN: Final = 10_000

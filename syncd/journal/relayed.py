@@ -35,7 +35,8 @@ from syncd.core.messages.statements import KeptChunk, RelayStatement
 from syncd.core.metric_lines import pack
 from syncd.core.relay.values import RelayedFact, RelayedFacts
 from syncd.core.source_tags import RELAY_ORDER
-from syncd.journal.journal import FactIntake, Journal
+from syncd.journal.fact_intake import FactIntake
+from syncd.journal.journal import Journal
 
 REOPENED: Final = "reopened"
 

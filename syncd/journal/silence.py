@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 
 from syncd.core.facts import SubjectKey, TagsDeleted, TagsSet
 from syncd.core.source_tags import LAST_ACTIVITY
-from syncd.journal.journal import FactIntake, Journal
+from syncd.journal.fact_intake import FactIntake
+from syncd.journal.journal import Journal
 
 
 def mark_silent_runs(journal: Journal, source_id: int, *, before_ms: int) -> dict[int, set[int]]:

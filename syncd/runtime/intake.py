@@ -19,6 +19,7 @@ import structlog
 
 from syncd.core.facts import TERMINAL_STATUSES, MetricsLogged, ProblemFound, Reading, RunSeen
 from syncd.errors import JournalError, JournalFull, SourceError, SourceNotReady
+from syncd.journal import committing
 from syncd.journal.journal import Journal
 from syncd.journal.silence import mark_silent_runs
 from syncd.runtime.clock import wall_ms_now
@@ -234,7 +235,7 @@ class Intake:
             log.info("the source is read again", source=self.name)
         problem = Reading([ProblemFound(f"source {self.name}", error)])
         with contextlib.suppress(JournalFull):  # it is in the log and in `error` at least
-            await asyncio.to_thread(self._journal.commit, self.source_id, self._audience, [problem])
+            await asyncio.to_thread(committing.commit, self._journal, self.source_id, self._audience, [problem])
 
     async def _read(self, *, full: bool, changed: Collection[str] | None, seen_s: float) -> None:
         loop = asyncio.get_running_loop()
@@ -259,8 +260,8 @@ class Intake:
     def _poll(
         self, loop: asyncio.AbstractEventLoop, full: bool, changed: Collection[str] | None, seen_s: float
     ) -> None:
-        forgotten = self._journal.forgotten
-        cursors = GroupCursors(self._journal.cursors(self.source_id, self._audience))
+        forgotten = committing.forgotten(self._journal)
+        cursors = GroupCursors(committing.JournalCursors(self._journal, self.source_id, self._audience))
         group: list[Reading] = []
         size_bytes = 0
         ended = False
@@ -285,8 +286,13 @@ class Intake:
         self._wait_for_room()
         while True:
             try:
-                waiting = self._journal.commit(
-                    self.source_id, self._audience, group, first_reading=self._first, forgotten_before=forgotten
+                waiting = committing.commit(
+                    self._journal,
+                    self.source_id,
+                    self._audience,
+                    group,
+                    first_reading=self._first,
+                    forgotten_before=forgotten,
                 )
                 break
             except JournalFull as error:

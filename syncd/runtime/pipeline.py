@@ -16,6 +16,7 @@ import structlog
 from syncd.configuration.model import DaemonSettings, DestinationSettings, SourceSettings
 from syncd.configuration.relay_settings import RelaySettings
 from syncd.errors import DestinationError
+from syncd.journal import committing
 from syncd.journal.journal import DestinationRow, Journal
 from syncd.runtime.assembly import StoreOpening, open_artifact, open_way, store_openings
 from syncd.runtime.channel import Supply
@@ -223,7 +224,7 @@ class Pipeline:
     async def _read_again(self, source_id: int, key: str) -> None:
         """Have a source looked at wholly soon; with a key, that run or model is stated whole once more."""
         if key:
-            await self.journal.do(Journal.forget_readings, source_id, key)
+            await self.journal.do(committing.forget_readings, source_id, key)
         for intake in self.intakes:
             if intake.source_id == source_id:
                 intake.look_wholly()

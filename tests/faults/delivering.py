@@ -23,7 +23,9 @@ import structlog.testing
 from syncd.core.changes import Head
 from syncd.core.facts import Fact, Reading
 from syncd.core.filters import Filter
-from syncd.journal.journal import FactIntake, Journal
+from syncd.journal import committing
+from syncd.journal.fact_intake import FactIntake
+from syncd.journal.journal import Journal
 from syncd.runtime.channel import Channel
 from syncd.runtime.courier import Courier, DestinationState
 from syncd.runtime.journal_thread import JournalThread
@@ -128,8 +130,8 @@ class Delivering:
 
     def state(self, *facts: Fact, first_reading: bool = False, since_s: float | None = None) -> None:
         """Commit facts, as one reading of the source, and announce them, as heard of ``since_s``."""
-        waiting = self.journal.commit(
-            self.source_id, self.row.audience, [Reading(facts, {})], first_reading=first_reading
+        waiting = committing.commit(
+            self.journal, self.source_id, self.row.audience, [Reading(facts, {})], first_reading=first_reading
         )
         self.uploader.notify(waiting.get(self.row.id, ()), since_s=since_s)
 

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from syncd.journal import database
-from syncd.journal.journal import Journal
+from syncd.journal import committing, database
 from syncd.runtime import intake, journal_thread
 from tests.faults import oracle
 from tests.faults.conftest import Case
@@ -204,14 +203,14 @@ async def test_a_jump_of_the_clock_holds_nothing_up(case: Case, monkeypatch: pyt
     pipeline.journal.journal._wall_ms = wall_ms
     for made in (uploader.Uploader, lane.ServerLanes):
         monkeypatch.setitem(made.__init__.__kwdefaults__, "wall_ms", wall_ms)
-    original = Journal.commit
+    original = committing.commit
 
     def commit(*arguments: object, **options: object) -> object:
         result = original(*arguments, **options)  # type: ignore[arg-type]
         shift_ms[0] = jump_ms
         return result
 
-    monkeypatch.setattr(Journal, "commit", commit)
+    monkeypatch.setattr(committing, "commit", commit)
     try:
         async with asyncio.timeout(200):
             await sync_once(pipeline, patience_s=120.0)

@@ -20,7 +20,8 @@ from syncd.core.changes import Again, Section, decode_head, encode_head, parse
 from syncd.core.facts import ModelSeen, ProblemFound, SubjectDeleted, SubjectKey, TagsDeleted
 from syncd.journal import overflow
 from syncd.journal.database import FILE_NAME
-from syncd.journal.journal import LONGEST_TAG, Binding, DeadLetter, Delivered, Journal
+from syncd.journal.fact_intake import LONGEST_TAG
+from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal
 from syncd.journal.report import JournalReport
 from syncd.runtime.settlement import FILTERED
 from tests.journal_filling import (

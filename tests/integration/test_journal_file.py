@@ -22,6 +22,7 @@ from syncd.cli.exit_codes import ExitCode, exit_code_of
 from syncd.core.changes import Section
 from syncd.core.facts import Reading
 from syncd.errors import JournalFull, JournalLocked, JournalNewer
+from syncd.journal import committing
 from syncd.journal.database import FILE_NAME, RESERVE_NAME
 from syncd.journal.journal import Delivered, Journal
 from syncd.journal.report import JournalReport
@@ -66,7 +67,7 @@ def whole_commits(journal: Journal) -> int:
     """Return how many commits the journal holds, having checked that facts, deliveries and cursors agree."""
     source = journal.register_source("local")
     rows = journal.register_destinations({"a": "http://a"})
-    cursor = journal.cursors(source, rows["a"].audience).load("r/metrics")
+    cursor = committing.JournalCursors(journal, source, rows["a"].audience).load("r/metrics")
     known = journal.find_subject(source, "run", head(1).subject.id)
     if known is None:
         assert cursor is None
@@ -162,7 +163,7 @@ def test_a_transaction_that_was_under_way_leaves_nothing_of_itself(tmp_path: Pat
             for name in (FILE_NAME, f"{FILE_NAME}-wal"):
                 shutil.copy(state_dir / name, copies[-1] / name)
 
-    journal.commit(source, audience, readings())
+    committing.commit(journal, source, audience, readings())
     journal.close()
     assert (copies[-1] / f"{FILE_NAME}-wal").stat().st_size > 5_000_000
     for copy in copies:
@@ -208,7 +209,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
         journal = Journal.open(state_dir)
         source = journal.register_source("local")
         there = journal.register_destinations({"a": "http://a"})["a"]
-        cursor = journal.cursors(source, there.audience).load("r/metrics")
+        cursor = committing.JournalCursors(journal, source, there.audience).load("r/metrics")
         assert cursor is not None
         assert int(cursor) >= acknowledged
         sums = journal.sums(there.id)
@@ -339,7 +340,7 @@ def test_a_full_disk_refuses_intake_whole_and_still_lets_deliveries_be_recorded(
     run = run_id(journal, source, 1)
     committed = commit_until_full(journal, source, there.audience)
     assert committed > 3
-    assert journal.cursors(source, there.audience).load("r/metrics") == str(committed - 1).encode()
+    assert committing.JournalCursors(journal, source, there.audience).load("r/metrics") == str(committed - 1).encode()
     assert journal.sums(there.id)["points_waiting"] == committed * 1000
     assert not journal.refill_reserve() or (small_disk / RESERVE_NAME).exists()
 

@@ -11,9 +11,10 @@ from syncd.core.changes import Again, Section, decode_head, merge_small, parse
 from syncd.core.facts import MetricsLogged, ProblemFound, Reading, SubjectDeleted, SubjectKey, TagsDeleted
 from syncd.core.source_tags import LAST_ACTIVITY
 from syncd.errors import JournalError
-from syncd.journal import database, overflow
+from syncd.journal import committing, database, overflow
 from syncd.journal.database import FILE_NAME, VERSION
-from syncd.journal.journal import LONGEST_TAG, Binding, DeadLetter, Delivered, DestinationRow, Journal
+from syncd.journal.fact_intake import LONGEST_TAG
+from syncd.journal.journal import Binding, DeadLetter, Delivered, DestinationRow, Journal
 from syncd.journal.queries import STATEMENTS, load_statements
 from syncd.journal.report import JournalReport
 from syncd.journal.silence import activity_text, mark_silent_runs
@@ -152,9 +153,9 @@ def test_a_commit_that_fails_half_way_leaves_nothing(bench: Bench) -> None:
         raise OSError("the store went away")
 
     with pytest.raises(OSError, match="went away"):
-        bench.journal.commit(bench.source, bench.there.audience, readings())  # type: ignore[arg-type]
+        committing.commit(bench.journal, bench.source, bench.there.audience, readings())  # type: ignore[arg-type]
     assert bench.journal.waiting_subjects(bench.there.id) == []
-    assert bench.journal.cursors(bench.source, bench.there.audience).load("x/metrics") is None
+    assert committing.JournalCursors(bench.journal, bench.source, bench.there.audience).load("x/metrics") is None
     bench.add(experiment(), head(1))
     assert len(bench.journal.waiting_subjects(bench.there.id)) == 2
 
@@ -171,7 +172,7 @@ def test_a_commit_that_fails_half_way_leaves_nothing(bench: Bench) -> None:
 def test_again_says_what_a_destination_may_hold(bench: Bench, first: bool, again: bool, expected: Again) -> None:
     fact = MetricsLogged(run_key(1), b"{}", 1, again=again)
     readings = [Reading([experiment(), head(1), fact])]
-    bench.journal.commit(bench.source, bench.there.audience, readings, first_reading=first)
+    committing.commit(bench.journal, bench.source, bench.there.audience, readings, first_reading=first)
     run = run_id(bench.journal, bench.source, 1)
     assert [change.again for change in bench.journal.pending(bench.there.id, run, Section.METRICS)] == [expected]
 
@@ -233,7 +234,7 @@ def test_problems_are_kept_updated_and_withdrawn(bench: Bench) -> None:
 
 def test_cursors_are_committed_with_their_facts_listed_by_prefix_and_forgotten(bench: Bench) -> None:
     bench.add(experiment(), **{"r1/metrics": b"\x00\xff", "r1/tags": b"t", "r10/tags": b"u", "store:x": b"s"})
-    cursors = bench.journal.cursors(bench.source, bench.there.audience)
+    cursors = committing.JournalCursors(bench.journal, bench.source, bench.there.audience)
     assert cursors.load("r1/metrics") == b"\x00\xff"
     assert cursors.load("r1/none") is None
     assert list(cursors.keys("r1/")) == ["r1/metrics", "r1/tags"]
@@ -241,7 +242,7 @@ def test_cursors_are_committed_with_their_facts_listed_by_prefix_and_forgotten(b
     bench.add(**{"r1/tags": None, "store:x": b"s2"})
     assert list(cursors.keys("r1/")) == ["r1/metrics"]
     assert cursors.load("store:x") == b"s2"
-    bench.journal.forget_readings(bench.source, "r1")
+    committing.forget_readings(bench.journal, bench.source, "r1")
     assert list(cursors.keys("")) == ["r10/tags", "store:x"]
 
 
@@ -249,22 +250,22 @@ def test_a_reading_that_began_before_its_run_was_forgotten_does_not_bring_back_h
     bench: Bench,
 ) -> None:
     bench.add(experiment(), **{"r1/metrics": b"1", "r2/metrics": b"1"})
-    begun = bench.journal.forgotten
-    bench.journal.forget_readings(bench.source, "r1")
+    begun = committing.forgotten(bench.journal)
+    committing.forget_readings(bench.journal, bench.source, "r1")
 
     def commit_reading(forgotten_before: int) -> list[str]:
         reading = Reading([], {"r1/metrics": b"2", "r2/metrics": b"2"})
         audience = bench.there.audience
-        bench.journal.commit(bench.source, audience, [reading], forgotten_before=forgotten_before)
-        return list(bench.journal.cursors(bench.source, audience).keys(""))
+        committing.commit(bench.journal, bench.source, audience, [reading], forgotten_before=forgotten_before)
+        return list(committing.JournalCursors(bench.journal, bench.source, audience).keys(""))
 
     assert commit_reading(begun) == ["r2/metrics"]
-    assert commit_reading(bench.journal.forgotten) == ["r1/metrics", "r2/metrics"]
+    assert commit_reading(committing.forgotten(bench.journal)) == ["r1/metrics", "r2/metrics"]
 
 
 def test_prefixes_are_characters_not_patterns(bench: Bench) -> None:
     bench.add(**{"a%/x": b"1", "ab/x": b"2", "a_/x": b"3", "a/\U0010fffe": b"4", "a/é": b"5", "b/": b"6"})
-    cursors = bench.journal.cursors(bench.source, bench.there.audience)
+    cursors = committing.JournalCursors(bench.journal, bench.source, bench.there.audience)
     assert list(cursors.keys("a%")) == ["a%/x"]
     assert list(cursors.keys("a_")) == ["a_/x"]
     assert sorted(cursors.keys("a/")) == ["a/é", "a/\U0010fffe"]
@@ -274,9 +275,9 @@ def test_cursors_of_another_source_and_audience_are_their_own(bench: Bench) -> N
     other = bench.journal.register_source("other")
     bench.add(**{"k/x": b"1"})
     commit(bench.journal, other, bench.there.audience, **{"k/x": b"2"})
-    assert bench.journal.cursors(other, bench.there.audience).load("k/x") == b"2"
-    assert bench.journal.cursors(bench.source, bench.there.audience).load("k/x") == b"1"
-    assert bench.journal.cursors(bench.source, bench.there.audience + 1).load("k/x") is None
+    assert committing.JournalCursors(bench.journal, other, bench.there.audience).load("k/x") == b"2"
+    assert committing.JournalCursors(bench.journal, bench.source, bench.there.audience).load("k/x") == b"1"
+    assert committing.JournalCursors(bench.journal, bench.source, bench.there.audience + 1).load("k/x") is None
     assert bench.journal.register_source("other") == other
 
 
@@ -288,7 +289,7 @@ def test_a_destination_that_joins_later_has_an_audience_of_its_own(bench: Bench)
     rows = bench.register(workspace="http://a", late="http://b")
     assert rows["workspace"] == bench.there
     assert rows["late"].audience != bench.there.audience
-    assert bench.journal.cursors(bench.source, rows["late"].audience).load("k/x") is None
+    assert committing.JournalCursors(bench.journal, bench.source, rows["late"].audience).load("k/x") is None
     assert bench.journal.waiting_subjects(rows["late"].id) == []
     told = commit(bench.journal, bench.source, rows["late"].audience, experiment(), head(1))
     assert set(told) == {rows["late"].id}

@@ -18,7 +18,7 @@ from syncd.core.events import Event
 from syncd.core.facts import Fact, ModelSeen, Reading, SubjectDeleted, SubjectKey
 from syncd.core.overflow import POINTS
 from syncd.errors import JournalError
-from syncd.journal import database, outbox, overflow
+from syncd.journal import committing, database, outbox, overflow
 from syncd.journal.database import FILE_NAME, VERSION
 from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal
 from syncd.journal.outbox import Refusal
@@ -162,7 +162,7 @@ def test_a_commit_that_fails_tells_nothing(desk: Desk) -> None:
     heard: list[int] = []
     desk.journal.on_told = lambda: heard.append(1)
     with pytest.raises(OSError, match="went away"):
-        desk.journal.commit(desk.source, desk.there.audience, readings())  # type: ignore[arg-type]
+        committing.commit(desk.journal, desk.source, desk.there.audience, readings())  # type: ignore[arg-type]
     assert (desk.told(), heard) == ([], [])
     desk.add(experiment(), head(1))
     assert (desk.types(), heard) == (["run.discovered", "run.started"], [1])

@@ -29,6 +29,7 @@ from syncd.core.filters import Filter
 from syncd.core.relay.reading import read_chunk, read_facts
 from syncd.core.relay.values import CHUNK_TYPE, Parcel, RelayedChunk, RelayedFacts
 from syncd.errors import OutcomeUnknown, Rejected
+from syncd.journal import committing
 from syncd.journal.journal import Journal
 from syncd.runtime.assembly import open_artifact
 from syncd.runtime.courier import Courier, DestinationState
@@ -122,7 +123,7 @@ class Edge:
 
     def state(self, *facts: Fact, first_reading: bool = False) -> None:
         readings = [Reading(facts)]
-        self.journal.commit(self.source_id, self.row.audience, readings, first_reading=first_reading)
+        committing.commit(self.journal, self.source_id, self.row.audience, readings, first_reading=first_reading)
 
     async def relay(self, number: int = 1) -> Outcome:
         return await RelayLane(self.channel, run_id(self.journal, self.source_id, number)).run()
