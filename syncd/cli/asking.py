@@ -109,8 +109,11 @@ def _option(arguments: argparse.Namespace) -> str:
 
 
 def time_text(at_ms: int) -> str:
-    """Return a time for people, to the second."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    """Return a time for people, to the second; one that no calendar has, as the number that was said."""
+    try:
+        return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (ValueError, OverflowError):
+        return f"{at_ms} ms"
 
 
 def counted(number: int, noun: str) -> str:

@@ -15,6 +15,9 @@ from syncd.core.source_tags import LAST_ACTIVITY
 from syncd.journal.fact_intake import FactIntake
 from syncd.journal.journal import Journal
 
+_FIRST_S = datetime.min.replace(tzinfo=UTC).timestamp()
+_LAST_S = datetime.max.replace(tzinfo=UTC, microsecond=0).timestamp()
+
 
 def mark_silent_runs(journal: Journal, source_id: int, *, before_ms: int) -> dict[int, set[int]]:
     """Mark the runs of a store that have not ended and not changed since ``before_ms``; unmark those that have.
@@ -42,8 +45,11 @@ def mark_silent_runs(journal: Journal, source_id: int, *, before_ms: int) -> dic
 
 
 def activity_text(at_ms: int) -> str:
-    """Return a time, ms since the epoch, as the tag has it: ISO 8601 with milliseconds, UTC."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    """Return a time, ms since the epoch, as the tag has it: ISO 8601 with milliseconds, UTC.
+
+    A message may have been sent in a year that ISO 8601 cannot write; the nearest time that it can stands for it.
+    """
+    return datetime.fromtimestamp(max(_FIRST_S, min(at_ms / 1000, _LAST_S)), UTC).isoformat(timespec="milliseconds")
 
 
 def _is_heard(_subject_id: int, _key: str, changed_ms: int, is_open: int, mark: str) -> bool:

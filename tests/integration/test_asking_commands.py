@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -371,6 +372,11 @@ def test_a_name_that_would_control_the_terminal_or_is_no_text_is_shown_harmless(
 
 
 # ---------------------------------------------------------------- explain
+
+
+def test_a_run_with_times_that_no_calendar_has_is_explained(asker: Asker) -> None:
+    asker.add(experiment(), replace(head(1), start_time_ms=2**63 - 1, end_time_ms=-(2**63)))
+    assert f"begun {2**63 - 1} ms, ended {-(2**63)} ms" in asker.text(f"explain {run_key(1).id}")
 
 
 def test_a_run_that_is_there_is_explained_with_its_link(asker: Asker) -> None:

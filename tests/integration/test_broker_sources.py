@@ -20,7 +20,11 @@ from paho.mqtt.client import MQTTMessage
 from syncd.brokers import mqtt_client
 from syncd.brokers.mqtt import MqttAddress
 from syncd.brokers.service_bus import ServiceBusAddress
+from syncd.configuration import DaemonSettings, MessageOptions
 from syncd.errors import Transient
+from syncd.journal.journal import Journal
+from syncd.runtime.message_assembly import MessageOpening
+from syncd.runtime.pipeline import Pipeline
 from syncd.sources import mqtt as mqtt_source
 from syncd.sources.messages import Message, MessageSource
 from syncd.sources.mqtt import MqttSource
@@ -282,6 +286,30 @@ async def test_two_daemons_that_can_hold_all_busy_sessions_do_not_take_them_from
         await asyncio.gather(*working, return_exceptions=True)
     moves = sum(len(of) - 1 for of in owners.values())
     assert moves <= 4
+
+
+async def test_what_has_no_id_is_known_when_it_comes_again_and_only_then(bus: ServiceBus, tmp_path: Path) -> None:
+    """A sensor says the same thing twice: the first is settled, the second is given back, and comes again."""
+    queue = bus.queue("no-ids")
+    bus.put(queue, [b'{"run": "r", "metrics": {"m": 1}}'] * 2, message_id="")
+    opening = MessageOpening(MessageOptions(name="bus"), lambda: source)
+    journal = Journal.open(tmp_path)
+    source = bus_source(bus, queue)
+    options = {"daemon": DaemonSettings(state_dir=tmp_path), "sources": [], "destinations": []}
+    pipeline = Pipeline(journal, messages=[opening], **options)  # type: ignore[arg-type]
+    try:
+        [intake] = pipeline.message_intakes
+        [first] = await next_of(source, most=1)
+        await source.complete((await intake._commit([first])).complete)
+        [second] = await next_of(source, most=1)
+        assert second.deliveries == 1
+        await source.release([second])
+        [second] = await next_of(source, most=1)
+        assert second.deliveries == 2
+        for repeated in (0, 1):
+            assert (await intake._commit([second])).taken.repeated == repeated
+    finally:
+        await pipeline.close()
 
 
 async def test_a_subscription_is_received_from_and_a_missing_queue_is_named(bus: ServiceBus) -> None:

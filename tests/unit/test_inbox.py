@@ -294,6 +294,17 @@ def test_a_silent_run_is_marked_and_ends_only_where_that_is_wanted(tmp_path: Pat
         case.journal.close()
 
 
+@pytest.mark.parametrize("time_ms", [-(2**63), -62_135_596_800_001, 253_402_300_800_000, 2**63 - 1])
+def test_a_run_that_was_heard_of_in_a_year_that_cannot_be_written_is_marked(tmp_path: Path, time_ms: int) -> None:
+    case = Case(tmp_path, stale_after_ms=60_000, end_stale_as="KILLED")
+    case.tell(started(time_ms))
+    case.clock.now_ms += 60_000
+    assert case.inbox.tick()
+    year = merge_small(case.changes(Section.SMALL)).tags[LAST_ACTIVITY][:4]
+    assert year == ("0001" if time_ms < 0 else "9999")
+    case.journal.close()
+
+
 # -- commands and events of others ---------------------------------------------------------------------------------
 
 

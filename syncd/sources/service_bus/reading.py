@@ -35,6 +35,7 @@ def message_of(found: ServiceBusReceivedMessage, *, address: str, link: Link) ->
     """
     raw = found.raw_amqp_message
     properties, annotations = raw.properties, raw.annotations or {}
+    number = annotations.get(SEQUENCE_NUMBER, 0)
     return Message(
         id=_text(getattr(properties, "message_id", None)),
         body=_body(raw),
@@ -44,7 +45,8 @@ def message_of(found: ServiceBusReceivedMessage, *, address: str, link: Link) ->
         session=_text(getattr(properties, "group_id", None)),
         sent_ms=annotations.get(ENQUEUED_TIME),
         deliveries=(getattr(raw.header, "delivery_count", None) or 0) + 1,
-        handle=Handle(link, annotations.get(SEQUENCE_NUMBER, 0)),
+        packet=number,
+        handle=Handle(link, number),
     )
 
 
