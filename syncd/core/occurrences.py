@@ -147,6 +147,37 @@ def dead_letter_added(
     )
 
 
+def message_refused(
+    source: str,
+    message_id: str,
+    address: str,
+    *,
+    code: str,
+    reason: str,
+    letter: int | None,
+    marks: tuple[str | int, ...],
+) -> Occurrence:
+    """Return that a message of a source is not taken.
+
+    Args:
+        source: its name.
+        message_id: the broker's id of the message, "" for none.
+        address: on which queue, topic or path it came.
+        code: why, in one word.
+        reason: why.
+        letter: under which number this journal keeps it, None if its broker does.
+        marks: what tells this refusal from any other of the source.
+    """
+    told = {"message_id": text_of(message_id), "address": text_of(address)}
+    kept = {"letter": letter, "kind": "message", "items": 1}
+    return Occurrence(
+        type=events.DEAD_LETTER_ADDED,
+        subject=f"sources/{text_of(source)}",
+        marks=("message", source, *marks),
+        data={"source": text_of(source), **told, **kept, "reason": text_of(reason, 2000), "code": code, "status": 0},
+    )
+
+
 def overflow_added(
     place: Place, kind: str, key: str, there: There, *, section: str, artifact: str, items: int
 ) -> Occurrence:

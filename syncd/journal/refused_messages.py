@@ -1,4 +1,4 @@
-"""Messages that were refused and that their broker cannot keep: listed, tried again or given up like dead letters.
+"""Messages that were refused: told, and what their broker cannot keep listed, tried again or given up as dead letters.
 
 Rules
 -----
@@ -8,6 +8,8 @@ Rules
    mark of a redelivery is forgotten as well.
 3. ``syncd dlq`` lists them, and marks them or gives them up, as it does dead letters (``dead_letters``). The daemon
    looks for what is marked, tries it again, and forgets what was taken.
+4. What is refused is told in the transaction that keeps it, once for each letter. A broker that keeps it may hand it
+   over again before it does; then what is the same each time says that it was told.
 """
 
 from __future__ import annotations
@@ -40,11 +42,12 @@ class KeptMessage:
 
 
 class RefusedMessages:
-    """What one source has refused. Called from one thread at a time."""
+    """What one source has refused. Where ``broker_keeps`` it, it is only told. Called from one thread at a time."""
 
-    def __init__(self, journal: Journal, source_id: int) -> None:
+    def __init__(self, journal: Journal, source_id: int, *, broker_keeps: bool = False) -> None:
         self._journal = journal
         self._source_id = source_id
+        self._broker_keeps = broker_keeps
         # Under which number a message of that digest was kept, if that was committed and it still lies there.
         self._numbers: dict[bytes, int] | None = None
 
@@ -60,14 +63,22 @@ class RefusedMessages:
     def keep_within(self, messages: Sequence[tuple[KeptMessage, MessageRefused]]) -> int:
         """Do as ``keep`` does in a transaction that is open."""
         for message, refusal in messages:
-            self._keep(message, refusal)
+            number = None if self._broker_keeps else self._keep(message, refusal)
+            if number is not None or self._broker_keeps:
+                self._tell(message, refusal, number)
         gone = 0
         while self._is_too_much():
             self._journal._run("drop_oldest_refused_message")
             gone += 1
         return gone
 
-    def _keep(self, message: KeptMessage, refusal: MessageRefused) -> None:
+    def _tell(self, message: KeptMessage, refusal: MessageRefused, number: int | None) -> None:
+        mark = f"{_digest(message).hex()} {message.sent_ms}"
+        about = (self._source_id, message.id, message.address, refusal)
+        self._journal._telling.refused(*about, letter=number, mark=mark)
+
+    def _keep(self, message: KeptMessage, refusal: MessageRefused) -> int | None:
+        """Keep a message; return its number, None if it was kept before."""
         if self._numbers is None or len(self._numbers) > 2 * MOST:
             self._numbers = {_digest(one): one.number for one in self._all()}
         digest = _digest(message)
@@ -85,12 +96,13 @@ class RefusedMessages:
         }
         last = {**parameters, "id": self._numbers.get(digest)}
         if self._journal._run("is_refused_message", last).fetchone()[0]:
-            return
-        number = self._journal._run("next_letter").fetchone()[0]
+            return None
+        number = int(self._journal._run("next_letter").fetchone()[0])
         self._journal._run("add_refused_message", {**parameters, "id": number})
         self._journal._run("begin_letter_numbers")
         self._journal._run("raise_letter_numbers", {"id": number})
         self._numbers[digest] = number
+        return number
 
     def _is_too_much(self) -> bool:
         number, size_bytes = self._journal._run("refused_bytes").fetchone()

@@ -25,6 +25,7 @@ from syncd.core.occurrences import (
     dead_letter_added,
     destination_down,
     destination_up,
+    message_refused,
     of_model,
     of_run,
     overflow_added,
@@ -32,6 +33,7 @@ from syncd.core.occurrences import (
     synced_mark,
 )
 from syncd.core.overflow import INDEX, overflow_path
+from syncd.errors import MessageRefused
 
 Run = Callable[[str, Mapping[str, Any]], Any]
 """Runs a named statement in the open transaction."""
@@ -219,6 +221,22 @@ class Telling:
             return self._place(subject.source_id, subject.experiment_id)
         name = subject.head.name if isinstance(subject.head, ExperimentSeen) else ""
         return Place(source=subject.source, experiment_id=subject.key, experiment_name=name)
+
+    # -- messages --------------------------------------------------------------------------------------------------
+
+    def refused(
+        self, source_id: int, message_id: str, address: str, refusal: MessageRefused, *, letter: int | None, mark: str
+    ) -> None:
+        """Tell that a message is not taken: ``letter`` is its number here (None: its broker keeps it).
+
+        ``mark`` tells it from other messages that the broker keeps; a letter is told once as it is.
+        """
+        if not self.is_on:
+            return
+        words = {"code": refusal.reason, "reason": str(refusal)}
+        marks = (mark,) if letter is None else (letter, self._wall_ms())
+        source = self._place(source_id, None).source
+        self.tell(message_refused(source, message_id, address, **words, letter=letter, marks=marks))
 
     # -- destinations ----------------------------------------------------------------------------------------------
 

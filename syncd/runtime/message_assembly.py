@@ -94,7 +94,7 @@ def message_intakes(
             spool=spool,
             partials=partials[source_id],
             giving_back=_giving_back(one, partials[source_id]),
-            refused=None if one.settings.broker_keeps_refused else RefusedMessages(journal, source_id),
+            refused=RefusedMessages(journal, source_id, broker_keeps=one.settings.broker_keeps_refused),
             rests=rests,
             journal_max_bytes=daemon.journal_max_bytes,
             announce=announce,

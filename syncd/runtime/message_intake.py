@@ -71,7 +71,7 @@ class Committed:
 
 
 class MessageIntake:
-    """Follows one source of messages. ``refused`` is None where the broker keeps what is refused."""
+    """Follows one source of messages."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class MessageIntake:
         spool: Spool,
         partials: Partials,
         giving_back: GivingBack | None = None,
-        refused: RefusedMessages | None,
+        refused: RefusedMessages,
         rests: Rests,
         journal_max_bytes: int,
         announce: Announce,
@@ -270,9 +270,8 @@ class MessageIntake:
             with contextlib.suppress(JournalFull):
                 await self._in_thread(self._spool.tidy)
                 await self._in_thread(self._partials.expire)
-            if self._refused is not None:
-                for message in await self._in_thread(self._refused.to_retry):
-                    self._follow_up(await self._patiently(lambda message=message: self._retry(message)))  # type: ignore[misc]
+            for message in await self._in_thread(self._refused.to_retry):
+                self._follow_up(await self._patiently(lambda message=message: self._retry(message)))  # type: ignore[misc]
 
     # -- in the thread ---------------------------------------------------------------------------------------------
 
@@ -330,8 +329,8 @@ class MessageIntake:
         return Committed(taken, complete, refused, ignored_types=_ignored_types(reads))
 
     def _keep_refused(self, refused: Sequence[tuple[Message, MessageRefused]], *, together: bool = True) -> None:
-        """Keep what the broker cannot, ``together`` with what else a transaction commits that is open."""
-        if self._refused is None or not refused:
+        """Keep and tell of what is refused, ``together`` with what else a transaction commits that is open."""
+        if not refused:
             return
         keep = self._refused.keep_within if together else self._refused.keep
         gone = keep([(_whole(message), refusal) for message, refusal in refused])
@@ -340,7 +339,6 @@ class MessageIntake:
 
     def _retry(self, message: KeptMessage) -> Committed:
         """Take a message that was refused before and that somebody wants to have tried again."""
-        assert self._refused is not None
         try:
             read = self._reader.read(message, deliveries=1, now_ms=self._wall_ms())
             taken = self._inbox.take(read.told)

@@ -220,6 +220,14 @@ def kept_here(file: Path) -> list[tuple[str, str, str]]:
     return [(one["content"]["text"], one["code"], one["reason"]) for one in letters]
 
 
+def check_told(file: Path, *, bus: Sent, devices: Sent) -> None:
+    """Hold the events about refused messages against what was sent: each once, by the id that tells it from others."""
+    told = [event["data"] for event in asked(file, "events", "--type", "dead_letter.added")["events"]]
+    assert Counter(one["source"] for one in told) == Counter(bus=len(bus.bad), devices=len(devices.bad))
+    assert len({one["message_id"] for one in told if one["source"] == "bus"}) == len(bus.bad)
+    assert len({one["letter"] for one in told if one["source"] == "devices"}) == len(devices.bad)
+
+
 def check_counts(file: Path, *, bus: Sent, devices: Sent) -> None:
     """Hold what ``syncd status`` says against what was sent."""
     status = asked(file, "status")
@@ -301,4 +309,5 @@ def test_every_good_point_arrives_once_and_every_bad_message_is_kept_with_its_re
             check_points(server, sent)
         check_refused(by_bus, kept_by(bus))
         check_refused(by_mqtt, kept_here(file))
+        check_told(file, bus=by_bus, devices=by_mqtt)
         check_counts(file, bus=by_bus, devices=by_mqtt)

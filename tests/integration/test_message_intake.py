@@ -27,6 +27,7 @@ from syncd.errors import AuthFailed, JournalFull, MessageRefused, Transient
 from syncd.journal.dead_letters import retry
 from syncd.journal.inbox import Inbox
 from syncd.journal.journal import Journal
+from syncd.journal.outbox import events_after
 from syncd.journal.refused_messages import KeptMessage, RefusedMessages
 from syncd.journal.report import JournalReport, LetterReport
 from syncd.runtime import message_intake
@@ -82,7 +83,7 @@ async def running(
     options_of = options.pop("options_of", MessageOptions)
     settings = options_of(**{"name": "bus", "experiment": experiment, "start_patience_s": 0.5, **options})
     pipeline = Pipeline(
-        Journal.open(state_dir),
+        Journal.open(state_dir, event_source="syncd/host"),
         daemon=DaemonSettings(state_dir=state_dir, flush_interval_s=0.05, **daemon),
         sources=stores,
         destinations=[destination_of_argument(server.url)],
@@ -265,6 +266,8 @@ async def test_hostile_messages_are_refused_and_counted_in_flat_memory(
         assert good.data.metrics == {"m": 1.0}
         [counts] = case.pipeline.journal.journal._fetch("message_counts")
         assert counts[4] == len(hostile) + 5 * 5
+        told = [one for one in events_after(case.pipeline.journal.journal, 0, 1000) if "dead" in one.type]
+        assert len({one.data["letter"] for one in told}) == len(told) == counts[4]
 
 
 async def bombard(case: Case, bodies: list[Any], *, times: int) -> None:
@@ -301,6 +304,8 @@ async def test_a_message_that_nobody_foresaw_ends_nothing(
         case.source.put(event({"run": {"id": "r"}, "metrics": [point("m", 3, 3)]}))
         await case.settled()
         assert [letter.code for letter in letters(tmp_path)] == ["Unexpected"]
+        told = [one.data["code"] for one in events_after(case.pipeline.journal.journal, 0, 1000) if "dead" in one.type]
+        assert told == ["Unexpected"]
 
 
 async def test_what_is_being_committed_at_a_stop_is_settled(
@@ -375,11 +380,11 @@ async def test_a_disk_that_is_full_just_when_a_refusal_is_kept_doubles_no_neighb
     monkeypatch.setattr(message_intake, "FULL_RETRY_S", 0.1)
     keep, full = RefusedMessages._keep, [True, True]
 
-    def keeps(self: RefusedMessages, message: KeptMessage, refusal: MessageRefused) -> None:
+    def keeps(self: RefusedMessages, message: KeptMessage, refusal: MessageRefused) -> int | None:
         if full:
             full.pop()
             raise JournalFull("no space", doing="writing", target="syncd.db")
-        keep(self, message, refusal)
+        return keep(self, message, refusal)
 
     monkeypatch.setattr(RefusedMessages, "_keep", keeps)
     source = InMemorySource("bus")

@@ -21,6 +21,7 @@ from syncd.core.occurrences import (
     dead_letter_added,
     destination_down,
     destination_up,
+    message_refused,
     of_model,
     of_run,
     overflow_added,
@@ -58,6 +59,8 @@ def all_occurrences(run: RunSeen = ENDED, place: Place = PLACE, there: There = T
         artifact_uploaded(place, "model", "m-1", there, path="model/MLmodel", size_bytes=9, mtime_ns=1),
         dead_letter_added(place, "run", run.subject.id, there, {**LETTER, "reason": run.name}, at_ms=1),
         dead_letter_added(place, "experiment", "7", there, LETTER, at_ms=1),
+        message_refused(place.source, "m-1", "t", code="Malformed", reason=run.name, letter=4, marks=(4, 1)),
+        message_refused(place.source, run.name, run.name, code="TooLarge", reason="", letter=None, marks=("d",)),
         overflow_added(place, "run", run.subject.id, there, section="params", artifact="a.json", items=2),
         overflow_added(place, "model", "m-1", there, section="points", artifact="1.jsonl", items=0),
         destination_down(there, state="auth", error=run.name, at_ms=1),
@@ -161,7 +164,9 @@ def test_the_same_occurrence_has_the_same_id_and_another_has_another() -> None:
     assert ids == [one.id for one in all_occurrences()]
     assert len(set(ids)) == len(ids)
     others = all_occurrences(replace(ENDED, subject=SubjectKey("run", "def")))
-    assert len(set(ids) & {one.id for one in others}) == 6, "what is of the model, the experiment and the destination"
+    assert len(set(ids) & {one.id for one in others}) == 8, (
+        "what is of the model, the experiment, the destination and a source"
+    )
 
 
 def test_what_a_name_or_counts_say_does_not_change_an_id() -> None:

@@ -14,14 +14,17 @@ import pytest
 
 from syncd.cli.main import main
 from syncd.core.changes import Section
-from syncd.core.events import Event
+from syncd.core.events import Event, EventFilter
 from syncd.core.facts import Fact, ModelSeen, Reading, SubjectDeleted, SubjectKey
 from syncd.core.overflow import POINTS
-from syncd.errors import JournalError
+from syncd.errors import JournalError, MessageRefused
 from syncd.journal import committing, database, outbox, overflow
 from syncd.journal.database import FILE_NAME, VERSION
+from syncd.journal.dead_letters import drop as drop_letters
+from syncd.journal.inbox import Inbox, InboxSettings
 from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal
 from syncd.journal.outbox import Refusal
+from syncd.journal.refused_messages import KeptMessage, RefusedMessages
 from syncd.journal.report import JournalReport
 from syncd.journal.state_lock import StateLock
 from syncd.schemas.checking import check
@@ -252,6 +255,66 @@ def test_down_and_up_are_told_in_turn(desk: Desk) -> None:
     desk.journal.destination_up(there)
     assert desk.types()[3:] == ["destination.up"]
     assert [check(f"events/{event.short_type}", event.data) for event in desk.told()] == [None] * 4
+
+
+# ---------------------------------------------------------------- refused messages
+
+
+def refused_message(body: bytes = b"{", *, message_id: str = "m-1", sent_ms: int | None = None) -> KeptMessage:
+    return KeptMessage(id=message_id, address="t", content_type="", body=body, sent_ms=sent_ms)
+
+
+REFUSAL = MessageRefused("/run: expected text", reason="Malformed")
+
+
+def test_a_refused_message_is_told_once_for_each_letter(desk: Desk) -> None:
+    refused = RefusedMessages(desk.journal, desk.source)
+    for _ in range(2):  # whoever sent it does not read answers
+        refused.keep([(refused_message(), REFUSAL), (refused_message(b"["), REFUSAL)])
+    assert [event.data["letter"] for event in desk.told()] == [1, 2]
+    refused.refused_again(1, REFUSAL)
+    assert drop_letters(desk.state_dir, [1]).dropped == (1,)
+    refused.keep([(refused_message(), REFUSAL)])
+    assert [event.data["letter"] for event in desk.told()] == [1, 2, 3]
+    assert desk.told()[0].data == {
+        "source": "local",
+        "message_id": "m-1",
+        "address": "t",
+        "letter": 1,
+        "kind": "message",
+        "items": 1,
+        "reason": "/run: expected text",
+        "code": "Malformed",
+        "status": 0,
+    }
+    assert [check(f"events/{event.short_type}", event.data) for event in desk.told()] == [None] * 3
+    assert EventFilter(experiments=("other",)).takes(desk.told()[0]), "it is about no experiment"
+
+
+def test_a_message_that_its_broker_keeps_is_told_once_however_often_it_was_handed_over(desk: Desk) -> None:
+    for _ in range(2):  # after a crash before it was settled, too
+        refused = RefusedMessages(desk.journal, desk.source, broker_keeps=True)
+        refused.keep([(refused_message(sent_ms=5), REFUSAL)])
+        desk.clock.now_ms += 1000
+    refused.keep([(refused_message(sent_ms=6), REFUSAL), (refused_message(b"[", sent_ms=5), REFUSAL)])
+    assert [(event.short_type, event.data["letter"]) for event in desk.told()] == [("dead_letter.added", None)] * 3
+    assert [check(f"events/{event.short_type}", event.data) for event in desk.told()] == [None] * 3
+    assert drop_letters(desk.state_dir, None).dropped == ()
+
+
+def test_a_refusal_that_is_not_committed_is_not_told(desk: Desk) -> None:
+    inbox = Inbox(desk.journal, desk.source, InboxSettings(default_experiment="bus"))
+    refused = RefusedMessages(desk.journal, desk.source)
+
+    def keep_and_fail() -> None:
+        refused.keep_within([(refused_message(), REFUSAL)])
+        raise OSError("the disk went away")
+
+    with pytest.raises(OSError, match="went away"):
+        inbox.take([], refused=1, beside=keep_and_fail)
+    assert desk.told() == []
+    inbox.take([], refused=1, beside=lambda: refused.keep_within([(refused_message(), REFUSAL)]) and None)
+    assert desk.types() == ["dead_letter.added"]
 
 
 # ---------------------------------------------------------------- sinks
