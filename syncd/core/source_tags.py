@@ -5,6 +5,7 @@ SOURCE_MODEL_ID = "syncd.source_model_id"
 SOURCE = "syncd.source"
 # A random id of the process that created the run: it can ask which runs of an experiment are not its own.
 SESSION = "syncd.session"
+DEVICE = "syncd.device"  # whose run it is, where messages say that
 OVERFLOW = "syncd.overflow"
 LAST_ACTIVITY = "syncd.last_activity"  # of a run that has been silent for long
 EXPERIMENT_NAME = "syncd.experiment_name"  # whole, where the name of an experiment is longer than a destination holds

@@ -53,7 +53,7 @@ from syncd.core.messages.statements import (
 )
 from syncd.core.metric_lines import pack
 from syncd.core.relay.values import RelayedFacts
-from syncd.core.source_tags import LAST_ACTIVITY
+from syncd.core.source_tags import DEVICE, LAST_ACTIVITY
 from syncd.journal.fact_intake import FactIntake
 from syncd.journal.journal import Journal
 from syncd.journal.relayed import REOPENED, RelayStep
@@ -421,7 +421,10 @@ class _Step:
         return _Heard(decode_state(state), bool(stated), stale, seen_ms)
 
     def _state(self, run: SubjectKey, before: RunState | None, state: RunState) -> None:
-        """State a run's head if it is new or has changed."""
+        """State a run's head, and whose it is, if that is new or has changed."""
+        device = _device_of(state)
+        if device and device != _device_of(before):
+            self._facts.add(TagsSet(run, {DEVICE: device}))
         experiment, head = heads(run.id, state, default_experiment=self._settings.default_experiment)
         old = heads(run.id, before, default_experiment=self._settings.default_experiment)[1] if before else None
         if head == old:
@@ -456,6 +459,10 @@ class _Step:
         heard = self._heard(subject_id)
         assert heard is not None, "a run that messages have spoken of"
         return SubjectKey("run", key), heard
+
+
+def _device_of(state: RunState | None) -> str:
+    return state.device[1] if state is not None and state.device is not None else ""
 
 
 def _two_values(run: SubjectKey, key: str, one: Stamped, other: Stamped) -> ProblemFound:

@@ -219,6 +219,17 @@ def test_a_run_without_a_start_is_stated_after_a_while(case: Case) -> None:
     assert experiment.name == "bus"
 
 
+def test_whose_a_run_is_is_a_tag_that_is_set_once(case: Case) -> None:
+    pump = RunRef("r-1", "night", "pump-4")
+    case.tell(logged(1, run=pump, time_ms=10), logged(2, run=pump, time_ms=20))
+    assert case.changes(Section.SMALL) == []  # nothing is stated of a run whose start is waited for
+    case.clock.now_ms += 2000
+    case.inbox.tick()
+    case.tell(logged(3, run=RunRef("r-1", "night", "pump-5"), time_ms=30), logged(4, run=pump, time_ms=5))
+    [change] = case.changes(Section.SMALL)
+    assert merge_small([change]).tags == {"syncd.device": "pump-4"}
+
+
 SAID: Sequence[Statement] = (
     started(5, experiment="vision", tags={"k": "old", "only": "1"}, params={"lr": "0.1"}),
     logged(1, time_ms=10, tags={"k": "new"}, experiment="late word"),

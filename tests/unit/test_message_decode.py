@@ -114,7 +114,7 @@ def test_a_device_says_no_more_than_it_must() -> None:
     body = b'{"metrics": {"loss": 0.1}, "step": 3}'
     logged = one(body, content_type="", address="syncd/pump-4/2026-11/metrics", sent_ms=5)
     assert logged.lines == b'{"key":"loss","value":0.1,"timestamp":5,"step":3}'
-    assert logged.run.name == "2026-11"
+    assert (logged.run.name, logged.run.device) == ("2026-11", "pump-4")
     again = one(event({"run": "2026-11", "device": "pump-4"}))
     assert again.run == logged.run
     elsewhere = one(body, content_type="", address="syncd/pump-5/2026-11/metrics")

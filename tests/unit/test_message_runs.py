@@ -13,7 +13,7 @@ from syncd.core.messages.statements import InlineArtifact, RunEnded, RunLogged, 
 
 TIMES = st.integers(0, 5)
 NAMES = st.sampled_from(["", "a", "b"])
-RUNS = st.builds(RunRef, st.sampled_from(["r1", "r2"]), NAMES)
+RUNS = st.builds(RunRef, st.sampled_from(["r1", "r2"]), NAMES, NAMES)
 TEXTS = st.dictionaries(st.sampled_from("xyz"), st.sampled_from("12"), max_size=2)
 STATEMENTS: st.SearchStrategy[RunStatement] = st.one_of(
     st.builds(

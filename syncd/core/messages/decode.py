@@ -207,17 +207,17 @@ class _Reader:
         if given in ("", {}):
             raise Refused(Wrong(pointer([*event.place, field]), "expected a run's name, or an object with its id"))
         where = (*event.place, field)
+        device = data.get("device") or self._named.device
         if not isinstance(given, dict):
-            return self._run_named(data, _shown(where, given))
+            return self._run_named(device, _shown(where, given))
         name = _shown((*where, "name"), given.get("name", ""))
         if "id" in given:
-            return RunRef(_identifier((*where, "id"), given["id"]), name)
-        return self._run_named(data, name)
+            return RunRef(_identifier((*where, "id"), given["id"]), name, device)
+        return self._run_named(device, name)
 
-    def _run_named(self, data: Mapping[str, Any], name: str) -> RunRef:
+    def _run_named(self, device: str, name: str) -> RunRef:
         """Return a run of which only the name is known: the same name on the same device is the same run."""
-        device = data.get("device") or self._named.device
-        return RunRef(_run_id(self._rules.source, device, name), name)
+        return RunRef(_run_id(self._rules.source, device, name), name, device)
 
     def _time(self, event: Envelope, data: Mapping[str, Any], field: str, default_ms: int) -> int:
         if field not in data:

@@ -39,6 +39,7 @@ class RunState:
     first_ms: int
     last_ms: int
     experiment: Stamped | None = None
+    device: Stamped | None = None  # the first word: it is told once
     name: Stamped | None = None
     user_id: Stamped | None = None
     parent_run_id: Stamped | None = None
@@ -65,6 +66,7 @@ def merge(one: RunState, other: RunState) -> RunState:
         first_ms=min(one.first_ms, other.first_ms),
         last_ms=max(one.last_ms, other.last_ms),
         experiment=_first(one.experiment, other.experiment),
+        device=_first(one.device, other.device),
         name=_last(one.name, other.name),
         user_id=_last(one.user_id, other.user_id),
         parent_run_id=_last(one.parent_run_id, other.parent_run_id),
@@ -90,6 +92,7 @@ def state_of(statements: Sequence[RunStatement]) -> RunState:
         first_ms=min(times),
         last_ms=max(times),
         experiment=min(((one.time_ms, one.experiment) for one in statements if one.experiment), default=None),
+        device=min(((one.time_ms, one.run.device) for one in statements if one.run.device), default=None),
         name=max(((one.time_ms, one.run.name) for one in statements if one.run.name), default=None),
         user_id=max(((one.time_ms, one.user_id) for one in starts if one.user_id), default=None),
         parent_run_id=max(((one.time_ms, one.parent_run_id) for one in starts if one.parent_run_id), default=None),

@@ -21,10 +21,11 @@ CommandName = Literal["sync", "register", "deploy", "pause", "resume"]
 
 @dataclass(frozen=True, slots=True)
 class RunRef:
-    """A run: its id, which a message gives or which follows from source, device and name; "" for no name."""
+    """A run: its id, which a message gives or which follows from source, device and name; "" for no name, no device."""
 
     id: str
     name: str = ""
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True)
