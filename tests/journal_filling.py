@@ -18,7 +18,7 @@ from syncd.core.facts import (
     SubjectKey,
     TagsSet,
 )
-from syncd.journal import committing
+from syncd.journal import committing, subjects
 from syncd.journal.journal import Journal
 
 NOW_MS = 1_790_000_000_000
@@ -76,7 +76,7 @@ def commit(
 
 
 def run_id(journal: Journal, source_id: int, number: int) -> int:
-    found = journal.find_subject(source_id, "run", run_key(number).id)
+    found = subjects.find_subject(journal, source_id, "run", run_key(number).id)
     assert found is not None
     return found
 

@@ -27,6 +27,7 @@ from syncd.configuration import (
     source_of_argument,
 )
 from syncd.errors import ConfigError, SourceError
+from syncd.journal import bindings, participants
 from syncd.journal.journal import Journal
 from syncd.runtime.assembly import unnamed_databases
 from syncd.runtime.dry_run import DryRun, look_only
@@ -108,10 +109,11 @@ async def _sync(
         brought = totals.since(before)
         outcome = {
             **brought.as_mapping(),
-            "runs_found": journal.runs_found_since(begun_ms),
+            "runs_found": bindings.runs_found_since(journal, begun_ms),
             "runs_there": totals.runs,
             "problems": [
-                {"source": source, "where": where, "what": what} for source, where, what in journal.problems()
+                {"source": source, "where": where, "what": what}
+                for source, where, what in participants.problems(journal)
             ],
             "faults": [fault for uploader in pipeline.uploaders.values() for fault in uploader.faults.values()],
             "other_databases": _other_databases(sources, unread),

@@ -23,10 +23,7 @@ from typing import Any
 
 import structlog
 
-from syncd.core.changes import Again, Change, Head, Section, decode_head, parse
-from syncd.core.facts import (
-    SubjectKey,
-)
+from syncd.core.changes import Again, Change, Section
 from syncd.errors import JournalCorrupt, JournalError, JournalFull, JournalNewer
 from syncd.journal.database import FILE_NAME, Reserve, connect, quarantine, translated
 from syncd.journal.overflow import OverPoints, add_points
@@ -35,54 +32,6 @@ from syncd.journal.state_lock import StateLock
 from syncd.journal.telling import Telling
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class DestinationRow:
-    """A destination as the journal knows it."""
-
-    id: int
-    uri: str
-    name: str
-    audience: int
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """An experiment, run or model of a source. ``head`` is None until its *Seen fact was read."""
-
-    id: int
-    source_id: int
-    key: SubjectKey
-    head: Head | None
-    experiment_id: int | None
-    parent_key: str
-    deleted: bool
-    changed_ms: int
-    tags: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Binding:
-    """A subject's identity on a destination."""
-
-    remote_id: str
-    artifact_root: str
-    adopted: bool
-    appends: bool
-    checked: bool = False
-    bound_ms: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class CreatedSubject:
-    """A run or model that this journal's daemon created; ``experiment_id`` is the destination's."""
-
-    subject_id: int
-    kind: str
-    key: str
-    remote_id: str
-    experiment_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,54 +201,7 @@ class Journal:
         """Allocate the reserve again; return whether there was space for it."""
         return self._reserve.refill()
 
-    # -- who takes part --------------------------------------------------------------------------------------------
-
-    def register_source(self, name: str) -> int:
-        """Return the id of the source of that name, adding it if it is new."""
-        with self._transaction("registering a source"):
-            self._run("add_source", {"name": name})
-            return int(self._run("source_id", {"name": name}).fetchone()[0])
-
-    def source_names(self) -> dict[int, str]:
-        """Return the names of all sources by id, of those that are no longer configured too."""
-        return dict(self._fetch("sources"))
-
-    def register_destinations(self, named: Mapping[str, str]) -> dict[str, DestinationRow]:
-        """Record which destinations are configured now; ``named`` maps name to URI.
-
-        One that is new, or was not configured for a while, gets a new audience: everything is read anew for it. One
-        that is no longer configured keeps what waits for it, but gets nothing new.
-        """
-        with self._transaction("registering destinations"):
-            known = {row[1]: row for row in self._run("destinations").fetchall()}
-            audience = self._run("next_audience").fetchone()[0]
-            for name, uri in named.items():
-                row = known.get(uri)
-                if row is not None and row[4]:
-                    self._run("rename_destination", {"name": name, "uri": uri})
-                    continue
-                self._run("put_destination", {"uri": uri, "name": name, "audience": audience})
-                self._run("doubt_remotes", {"uri": uri})
-            for uri, row in known.items():
-                if uri not in named.values():
-                    self._run("deactivate_destination", {"id": row[0]})
-            rows = [DestinationRow(*row[:4]) for row in self._run("destinations").fetchall()]
-        return {row.name: row for row in rows if named.get(row.name) == row.uri}
-
-    def destination_up(self, destination_id: int) -> None:
-        """Record that the destination answers."""
-        with self._releasing("recording a destination's state"):
-            self._run("destination_up", {"id": destination_id, "now_ms": self._wall_ms()})
-            self._telling.destination(destination_id, "up")
-
-    def destination_trouble(self, destination_id: int, state: str, error: str) -> None:
-        """Record that the destination is ``down``, ``throttled`` or ``auth``, with the error's words."""
-        with self._releasing("recording a destination's state"):
-            self._run(
-                "destination_trouble",
-                {"id": destination_id, "state": state, "error": error, "now_ms": self._wall_ms()},
-            )
-            self._telling.destination(destination_id, state, error)
+    # -- the whole -------------------------------------------------------------------------------------------------
 
     @property
     def identity(self) -> tuple[str, int]:
@@ -311,29 +213,6 @@ class Journal:
     def was_abandoned(self) -> bool:
         """Whether the process that had this journal before was killed."""
         return self._state_lock.was_abandoned
-
-    # -- subjects ----------------------------------------------------------------------------------------------------
-
-    def subject(self, subject_id: int) -> Subject:
-        """Return a subject."""
-        row = self._fetch("subject", {"id": subject_id})[0]
-        id_, source_id, kind, key, store, head, experiment_id, parent_key, deleted, changed_ms, tags = row
-        return Subject(
-            id_,
-            source_id,
-            SubjectKey(kind, key, store),
-            decode_head(head) if head is not None else None,
-            experiment_id,
-            parent_key,
-            bool(deleted),
-            changed_ms,
-            parse(tags.encode()),
-        )
-
-    def find_subject(self, source_id: int, kind: str, key: str) -> int | None:
-        """Return the subject id of a run or model that was seen, by its id in the store."""
-        found = self._one(f"{kind}_by_key", {"source_id": source_id, "key": key})
-        return int(found) if found is not None else None
 
     # -- delivery --------------------------------------------------------------------------------------------------
 
@@ -442,71 +321,6 @@ class Journal:
         found = self._one("note_of", {"destination_id": destination_id, "subject_id": subject_id})
         return str(found or "")
 
-    # -- identities ------------------------------------------------------------------------------------------------
-
-    def binding(self, destination_id: int, subject_id: int) -> Binding | None:
-        """Return the subject's identity on the destination, or None."""
-        rows = self._fetch("remote", {"destination_id": destination_id, "subject_id": subject_id})
-        if not rows:
-            return None
-        remote_id, root, adopted, appends, checked, bound_ms = rows[0]
-        return Binding(remote_id, root, bool(adopted), bool(appends), bool(checked), bound_ms)
-
-    def bind(self, destination_id: int, subject_id: int, binding: Binding) -> None:
-        """Record the subject's identity on the destination."""
-        with self._releasing("recording an identity"):
-            self._run(
-                "bind",
-                {
-                    "destination_id": destination_id,
-                    "subject_id": subject_id,
-                    "remote_id": binding.remote_id,
-                    "artifact_root": binding.artifact_root,
-                    "adopted": int(binding.adopted),
-                    "appends": int(binding.appends),
-                    "now_ms": self._wall_ms(),
-                },
-            )
-
-    def unbound_keys(self, destination_id: int, like: Subject, *, after: int = 0, limit: int = 20_000) -> list[str]:
-        """Return the ids of the runs or models beside this one that have no identity on the destination yet.
-
-        Args:
-            destination_id: the destination.
-            like: a subject of the same source, experiment and kind.
-            after: the subject id behind which they are looked for.
-            limit: how many to return at most.
-        """
-        parameters = {
-            "destination_id": destination_id,
-            "source_id": like.source_id,
-            "experiment_id": like.experiment_id,
-            "kind": like.key.kind,
-            "after": after,
-            "limit": limit,
-        }
-        return [row[0] for row in self._fetch("unbound_keys", parameters)]
-
-    def is_key_bound(self, destination_id: int, key: SubjectKey) -> bool:
-        """Return whether the destination has a run or model with that id in the store, of whichever source."""
-        parameters = {"destination_id": destination_id, "kind": key.kind, "key": key.id}
-        return bool(self._one("key_is_bound", parameters))
-
-    def unchecked(self, destination_id: int, before_ms: int) -> list[CreatedSubject]:
-        """Return the runs and models created there before that time and not yet looked up once more."""
-        parameters = {"destination_id": destination_id, "before_ms": before_ms}
-        return [CreatedSubject(*row) for row in self._fetch("unchecked", parameters)]
-
-    def mark_checked(self, destination_id: int, subjects: Iterable[int]) -> None:
-        """Record that no second run of the same source exists there."""
-        with self._releasing("recording identities"):
-            self._connection.executemany(SQL["mark_checked"], [(destination_id, subject) for subject in subjects])
-
-    def bound_children(self, destination_id: int, source_id: int, key: str) -> list[str]:
-        """Return the remote ids of a run's children that are already on the destination."""
-        parameters = {"destination_id": destination_id, "source_id": source_id, "key": key}
-        return [row[0] for row in self._fetch("bound_children", parameters)]
-
     # -- counting --------------------------------------------------------------------------------------------------
 
     def sums(self, destination_id: int) -> dict[str, int]:
@@ -515,14 +329,6 @@ class Journal:
             cursor = self._reader.execute(SQL["sums"], {"destination_id": destination_id})
             names = [column[0] for column in cursor.description]
             return dict(zip(names, cursor.fetchone(), strict=True))
-
-    def runs_found_since(self, since_ms: int) -> int:
-        """Return how many runs got an identity since then that they had on a destination before."""
-        return int(self._one("runs_found_since", {"since_ms": since_ms}))
-
-    def problems(self) -> list[tuple[str, str, str]]:
-        """Return what could not be read: (source, where, what)."""
-        return [(row[0], row[1], row[2]) for row in self._fetch("problems")]
 
     def doubt_points(self, source_ids: Iterable[int]) -> None:
         """Take note that somebody else may have been handed the points of these sources that wait here."""

@@ -14,7 +14,9 @@ from syncd.core.changes import Again, Change, Section, decode_artifact
 from syncd.core.facts import ArtifactSeen
 from syncd.destinations.base import RemoteSubject, Upload
 from syncd.errors import ArtifactChanged, ArtifactMissing, NameNotHeld, Rejected
-from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal, Subject
+from syncd.journal.bindings import Binding
+from syncd.journal.journal import DeadLetter, Delivered, Journal
+from syncd.journal.subjects import Subject
 from syncd.rest.uploads import RenamedUpload, sha256_of
 from syncd.runtime.channel import Channel, Supply
 from syncd.runtime.overflow import Overflow

@@ -28,8 +28,10 @@ from syncd.core.requests import CreateModel, CreateRun, LogBatch, LogModelParams
 from syncd.core.run_tags import OWN_TAGS, fit_run_tags
 from syncd.destinations.base import RemoteExperiment, RemoteSubject
 from syncd.errors import AuthFailed, OverLimit, Rejected
-from syncd.journal import overflow
-from syncd.journal.journal import Binding, CreatedSubject, Journal, Subject
+from syncd.journal import bindings, overflow, subjects
+from syncd.journal.bindings import Binding, CreatedSubject
+from syncd.journal.journal import Journal
+from syncd.journal.subjects import Subject
 from syncd.runtime.channel import Channel
 from syncd.runtime.lanes import HeadUnknown
 from syncd.runtime.wanted import is_wanted
@@ -89,10 +91,10 @@ class Identities:
         """
         lock = self._locks.setdefault(subject_id, asyncio.Lock())
         async with lock:
-            binding = await self._channel.journal.do(Journal.binding, self._channel.id, subject_id)
+            binding = await self._channel.journal.do(bindings.binding, self._channel.id, subject_id)
             if binding is not None:
                 return binding
-            subject = await self._channel.journal.do(Journal.subject, subject_id)
+            subject = await self._channel.journal.do(subjects.subject, subject_id)
             match subject.head:
                 case ExperimentSeen():
                     return await self._bind_experiment(subject, subject.head)
@@ -104,7 +106,7 @@ class Identities:
                     raise HeadUnknown(f"{subject.key.kind} {subject.key.id} has not been described by its source yet")
 
     async def _bind(self, subject: Subject, binding: Binding) -> Binding:
-        await self._channel.journal.do(Journal.bind, self._channel.id, subject.id, binding)
+        await self._channel.journal.do(bindings.bind, self._channel.id, subject.id, binding)
         self._uncertain.discard(subject.key.id)
         self._model_looks.pop(subject.id, None)
         return binding
@@ -148,10 +150,10 @@ class Identities:
 
         None if no such run was seen, if it waits for this one, or if the destination refuses it or does not want it.
         """
-        found = await self._channel.journal.do(Journal.find_subject, source_id, "run", key)
+        found = await self._channel.journal.do(subjects.find_subject, source_id, "run", key)
         if found is None:
             return None
-        binding = await self._channel.journal.do(Journal.binding, self._channel.id, found)
+        binding = await self._channel.journal.do(bindings.binding, self._channel.id, found)
         if binding is not None:
             return binding
         if found in above or await self._leads_back(found, above):
@@ -160,7 +162,7 @@ class Identities:
 
     async def _ensure_named(self, subject_id: int, *, above: frozenset[int] = frozenset()) -> Binding | None:
         """Create what a run names; None if the destination refuses it or does not want it."""
-        subject = await self._channel.journal.do(Journal.subject, subject_id)
+        subject = await self._channel.journal.do(subjects.subject, subject_id)
         if not await is_wanted(self._channel, subject):
             return None
         try:
@@ -175,10 +177,10 @@ class Identities:
         at: int | None = subject_id
         while at is not None and at not in seen:
             seen.add(at)
-            subject = await self._channel.journal.do(Journal.subject, at)
+            subject = await self._channel.journal.do(subjects.subject, at)
             if not subject.parent_key:
                 return False
-            at = await self._channel.journal.do(Journal.find_subject, subject.source_id, "run", subject.parent_key)
+            at = await self._channel.journal.do(subjects.find_subject, subject.source_id, "run", subject.parent_key)
             if at in above:
                 return True
         return False
@@ -188,10 +190,10 @@ class Identities:
 
         None if no such model was seen, or if the destination refuses it or does not want it.
         """
-        found = await self._channel.journal.do(Journal.find_subject, source_id, "model", key)
+        found = await self._channel.journal.do(subjects.find_subject, source_id, "model", key)
         if found is None:
             return None
-        binding = await self._channel.journal.do(Journal.binding, self._channel.id, found)
+        binding = await self._channel.journal.do(bindings.binding, self._channel.id, found)
         return binding or await self._ensure_named(found)
 
     async def adopt_model(self, subject_id: int) -> Binding | None:
@@ -206,7 +208,7 @@ class Identities:
             if self._monotonic() < due_s:
                 return None
             self._model_looks[subject_id] = (self._monotonic() + pause_s, 2 * pause_s)
-            subject = await channel.journal.do(Journal.subject, subject_id)
+            subject = await channel.journal.do(subjects.subject, subject_id)
             async with self._alone(subject):
                 kind, key = subject.key.kind, subject.key.id
                 try:
@@ -274,7 +276,7 @@ class Identities:
     async def _tell_children(self, subject: Subject, remote_id: str) -> None:
         """Point children that were created before this run at it."""
         children = await self._channel.journal.do(
-            Journal.bound_children, self._channel.id, subject.source_id, subject.key.id
+            bindings.bound_children, self._channel.id, subject.source_id, subject.key.id
         )
         for child in children:
             request = LogBatch(child, tags={source_tags.PARENT_RUN_ID: remote_id})
@@ -321,7 +323,7 @@ class Identities:
         kind, key = subject.key.kind, subject.key.id
         looked_s = self._created_s.get(experiment_id, float("-inf"))
         certain = key not in self._uncertain and not await channel.journal.do(
-            Journal.is_key_bound, channel.id, subject.key
+            bindings.is_key_bound, channel.id, subject.key
         )
         if certain and self._monotonic() - looked_s > LOOK_HOLDS_S:
             found, looked_s = await self._first_look(subject, experiment_id)
@@ -361,7 +363,7 @@ class Identities:
             ahead = {"after": subject.id, "limit": LOOK_AHEAD} if (kind, experiment_id) in self._looked else {}
             looked = self._looked.setdefault((kind, experiment_id), {})
             if self._monotonic() - looked.get(key, (None, float("-inf")))[1] > LOOK_HOLDS_S:
-                keys = await channel.journal.do(Journal.unbound_keys, channel.id, subject, **ahead)
+                keys = await channel.journal.do(bindings.unbound_keys, channel.id, subject, **ahead)
                 wanted = {key, *keys} - self._uncertain
                 found = await channel.courier.call(
                     lambda: channel.destination.find(kind, experiment_id, wanted, besides=self._session), urgent=True
@@ -392,7 +394,7 @@ class Identities:
         same one. Those that have no twin are not looked at again.
         """
         channel = self._channel
-        unchecked = await channel.journal.do(Journal.unchecked, channel.id, before_ms)
+        unchecked = await channel.journal.do(bindings.unchecked, channel.id, before_ms)
         lost = []
         unchecked_still: set[int] = set()
         for kind, experiment_id in sorted({(one.kind, one.experiment_id) for one in unchecked}):
@@ -407,7 +409,7 @@ class Identities:
         self._has_company = self._has_company or bool(lost)
         losers = {subject_id for subject_id, _ in lost}
         unique = [one.subject_id for one in unchecked if one.subject_id not in losers | unchecked_still]
-        await channel.journal.do(Journal.mark_checked, channel.id, unique)
+        await channel.journal.do(bindings.mark_checked, channel.id, unique)
         return lost
 
     async def _twins_in(
@@ -424,8 +426,8 @@ class Identities:
     async def give_way(self, subject_id: int, other: RemoteSubject) -> None:
         """Take the twin as the identity, discard our own, and have the source stated whole once more."""
         channel = self._channel
-        subject = await channel.journal.do(Journal.subject, subject_id)
-        binding = await channel.journal.do(Journal.binding, channel.id, subject_id)
+        subject = await channel.journal.do(subjects.subject, subject_id)
+        binding = await channel.journal.do(bindings.binding, channel.id, subject_id)
         assert binding is not None
         kind, key = subject.key.kind, subject.key.id
         log.info("another syncd created the same; keeping the other", kind=kind, id=key, kept=other.id)

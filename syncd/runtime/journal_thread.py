@@ -10,7 +10,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import structlog
 
 from syncd.errors import JournalFull
-from syncd.journal import outbox, overflow
+from syncd.journal import bindings, outbox, overflow, subjects
 from syncd.journal.journal import Journal
 
 P = ParamSpec("P")
@@ -21,19 +21,14 @@ FULL_RETRY_S = 2.0
 # These never wait for a commit or an fsync and take some ten microseconds: a thread would cost more.
 READS = frozenset(
     {
-        Journal.binding,
-        Journal.bound_children,
-        Journal.find_subject,
-        Journal.is_key_bound,
         Journal.note_of,
         Journal.pending,
-        Journal.subject,
-        Journal.unbound_keys,
-        Journal.unchecked,
         Journal.waiting_subjects,
         Journal.waits_before_head,
+        *bindings.READS,
         *outbox.READS,
         *overflow.READS,
+        *subjects.READS,
     }
 )
 

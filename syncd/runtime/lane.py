@@ -23,8 +23,10 @@ from syncd.core.requests import (
 )
 from syncd.destinations.base import RemoteRun, RemoteSubject
 from syncd.errors import OverLimit, Rejected
-from syncd.journal.journal import Binding, DeadLetter, Journal, Subject
+from syncd.journal.bindings import Binding
+from syncd.journal.journal import DeadLetter, Journal
 from syncd.journal.relayed import is_reopened, order_of_head
+from syncd.journal.subjects import Subject
 from syncd.runtime.artifacts import ArtifactDelivery, ArtifactUpload
 from syncd.runtime.channel import Channel
 from syncd.runtime.clock import wall_ms_now

@@ -14,7 +14,8 @@ from typing import Protocol
 from syncd.core.first_cause import first_cause
 from syncd.destinations.base import RemoteSubject
 from syncd.errors import Rejected
-from syncd.journal.journal import Journal, Subject
+from syncd.journal import subjects
+from syncd.journal.subjects import Subject
 from syncd.runtime.channel import Supply
 from syncd.runtime.settlement import Settlement
 from syncd.runtime.wanted import is_wanted
@@ -58,7 +59,7 @@ async def make_pass(
     Raises:
         JournalError: the journal cannot be used.
     """
-    subject = await supply.journal.do(Journal.subject, subject_id)
+    subject = await supply.journal.do(subjects.subject, subject_id)
     if not await is_wanted(supply, subject):
         await settlement.leave_out()
         return Outcome.DONE

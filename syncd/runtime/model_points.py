@@ -14,7 +14,10 @@ from syncd.core.changes import Change, Section
 from syncd.core.planner import Points, cut_points
 from syncd.core.requests import LogBatch
 from syncd.errors import Rejected
-from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal, Subject
+from syncd.journal import subjects
+from syncd.journal.bindings import Binding
+from syncd.journal.journal import DeadLetter, Delivered, Journal
+from syncd.journal.subjects import Subject
 from syncd.runtime.channel import Channel
 from syncd.runtime.identities import Identities
 from syncd.runtime.overflow import Overflow
@@ -74,8 +77,8 @@ class ModelPointDelivery:
         source_id = self._subject.source_id
         if self._channel.on_delete.get(source_id) != "delete":
             return False
-        found = await self._channel.journal.do(Journal.find_subject, source_id, "run", run_key)
-        return found is not None and (await self._channel.journal.do(Journal.subject, found)).deleted
+        found = await self._channel.journal.do(subjects.find_subject, source_id, "run", run_key)
+        return found is not None and (await self._channel.journal.do(subjects.subject, found)).deleted
 
     async def _send(self, run_key: str, lines: list[bytes]) -> None:
         run = await self._identities.remote_run(self._subject.source_id, run_key)

@@ -22,8 +22,10 @@ from syncd.core.requests import LogBatch
 from syncd.destinations.base import RemoteSubject
 from syncd.errors import NameNotHeld, Rejected
 from syncd.journal import overflow
-from syncd.journal.journal import Binding, DeadLetter, Subject
+from syncd.journal.bindings import Binding
+from syncd.journal.journal import DeadLetter
 from syncd.journal.overflow import PointsRow, Unsent
+from syncd.journal.subjects import Subject
 from syncd.rest.uploads import BytesUpload
 from syncd.runtime.channel import Channel
 

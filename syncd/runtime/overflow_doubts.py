@@ -14,7 +14,7 @@ from typing import Self
 from syncd.core.overflow import POINTS, overflow_path
 from syncd.destinations.base import RemoteSubject
 from syncd.journal import overflow
-from syncd.journal.journal import Binding
+from syncd.journal.bindings import Binding
 from syncd.runtime.channel import Channel
 from syncd.runtime.overflow_found import content_of
 

@@ -15,7 +15,7 @@ from syncd.core.overflow import POINTS, metric_name, numbered, overflow_path, pa
 from syncd.destinations.base import RemoteRun, RemoteSubject
 from syncd.errors import Rejected
 from syncd.journal import overflow
-from syncd.journal.journal import Binding
+from syncd.journal.bindings import Binding
 from syncd.runtime.channel import Channel
 
 log = structlog.get_logger(__name__)

@@ -16,8 +16,9 @@ import structlog
 from syncd.configuration.model import DaemonSettings, DestinationSettings, SourceSettings
 from syncd.configuration.relay_settings import RelaySettings
 from syncd.errors import DestinationError
-from syncd.journal import committing
-from syncd.journal.journal import DestinationRow, Journal
+from syncd.journal import committing, participants
+from syncd.journal.journal import Journal
+from syncd.journal.participants import DestinationRow
 from syncd.runtime.assembly import StoreOpening, open_artifact, open_way, store_openings
 from syncd.runtime.channel import Supply
 from syncd.runtime.courier import Courier, DestinationState
@@ -66,22 +67,24 @@ class Pipeline:
         self._daemon = daemon
         self.rests = Rests(journal)
         self._sources = [
-            _Source(journal.register_source(opening.journal_name), opening)
+            _Source(participants.register_source(journal, opening.journal_name), opening)
             for settings in sources
             for opening in store_openings(settings, temp_dir=Path(daemon.state_dir))
         ]
-        self._messages = [(journal.register_source(one.settings.name), one) for one in messages]
+        self._messages = [(participants.register_source(journal, one.settings.name), one) for one in messages]
         self._shared = [source_id for source_id, opening in self._messages if opening.settings.is_shared]
         # What was committed before may have been handed to another daemon as well, had it not been settled in time.
         journal.doubt_points(self._shared)
         # What was read of a source that is no longer configured is still delivered, under its name.
         self._source_names = {
-            **journal.source_names(),
+            **participants.source_names(journal),
             **{source.id: source.opening.source.name for source in self._sources},
             **{source_id: opening.settings.name for source_id, opening in self._messages},
         }
         self._settings = {settings.name: settings for settings in destinations}
-        self._rows = journal.register_destinations({name: settings.uri for name, settings in self._settings.items()})
+        self._rows = participants.register_destinations(
+            journal, {name: settings.uri for name, settings in self._settings.items()}
+        )
         self.couriers: dict[str, Courier] = {}
         self.uploaders: dict[int, Uploader] = {}
         self._ready = {row.id: asyncio.Event() for row in self._rows.values()}
@@ -155,9 +158,9 @@ class Pipeline:
     def _recorder(self, row: DestinationRow) -> Callable[[DestinationState], Awaitable[None]]:
         async def record(state: DestinationState) -> None:
             if state.name == "up":
-                await self.journal.do(Journal.destination_up, row.id)
+                await self.journal.do(participants.destination_up, row.id)
             else:
-                await self.journal.do(Journal.destination_trouble, row.id, state.name, state.error)
+                await self.journal.do(participants.destination_trouble, row.id, state.name, state.error)
 
         return record
 
@@ -192,7 +195,7 @@ class Pipeline:
                 if len(self._rows) == 1:
                     raise
                 log.error("the destination cannot be used; it is tried again", destination=row.name, error=str(error))
-                await self.journal.do(Journal.destination_trouble, row.id, "down", str(error))
+                await self.journal.do(participants.destination_trouble, row.id, "down", str(error))
                 await asyncio.sleep(REFUSED_RETRY_S)
 
     def _supply(self, row: DestinationRow) -> Supply:

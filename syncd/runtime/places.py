@@ -13,7 +13,7 @@ from syncd.core.limits import Limits
 from syncd.core.places import MetricPlaces, RunPlaces
 from syncd.destinations.base import RemoteRun
 from syncd.journal import overflow
-from syncd.journal.journal import Binding
+from syncd.journal.bindings import Binding
 from syncd.runtime.channel import Channel
 
 REMEMBERED_RUNS = 256

@@ -17,7 +17,8 @@ from syncd.core.reconcile import by_key, parse_line, point_key
 from syncd.core.requests import LogBatch
 from syncd.destinations.base import RemoteRun
 from syncd.errors import OutcomeUnknown, OverLimit, Rejected, SubjectGone
-from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal
+from syncd.journal.bindings import Binding
+from syncd.journal.journal import DeadLetter, Delivered, Journal
 from syncd.journal.overflow import OverPoints
 from syncd.runtime.channel import Channel
 from syncd.runtime.held_points import HeldPoints

@@ -11,7 +11,8 @@ from syncd.core.changes import Change, Head, parse
 from syncd.core.facts import ExperimentSeen, ModelSeen, SubjectKey
 from syncd.core.relay.packing import Address
 from syncd.core.relay.values import MOST_ABOUT, RelayOrigin
-from syncd.journal.journal import Journal, Subject
+from syncd.journal import subjects
+from syncd.journal.subjects import Subject
 from syncd.runtime.lanes import HeadUnknown
 from syncd.runtime.relay_channel import RelayChannel
 from syncd.runtime.wanted import is_wanted
@@ -48,7 +49,7 @@ class Surroundings:
     async def _experiment(self, subject: Subject) -> Head | None:
         if subject.experiment_id is None:
             return subject.head if isinstance(subject.head, ExperimentSeen) else None
-        return (await self._channel.journal.do(Journal.subject, subject.experiment_id)).head
+        return (await self._channel.journal.do(subjects.subject, subject.experiment_id)).head
 
     async def _wanted_parent(self, subject: Subject) -> Head | None:
         parent = await self._parent(subject)
@@ -59,8 +60,8 @@ class Surroundings:
         return await self._find("run", subject.parent_key) if subject.parent_key else None
 
     async def _find(self, kind: str, key: str) -> Subject | None:
-        found = await self._channel.journal.do(Journal.find_subject, self._subject.source_id, kind, key)
-        return None if found is None else await self._channel.journal.do(Journal.subject, found)
+        found = await self._channel.journal.do(subjects.find_subject, self._subject.source_id, kind, key)
+        return None if found is None else await self._channel.journal.do(subjects.subject, found)
 
     async def session(self) -> str:
         """Return the session of the subject's family: of its topmost run, as far as that is known."""

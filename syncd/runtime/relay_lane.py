@@ -20,7 +20,10 @@ from syncd.core.relay.packing import Address, File, TooLarge, chunk, pack, room_
 from syncd.core.relay.values import Parcel
 from syncd.destinations.base import RemoteSubject
 from syncd.errors import Rejected
-from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal, Subject
+from syncd.journal import bindings
+from syncd.journal.bindings import Binding
+from syncd.journal.journal import DeadLetter, Delivered, Journal
+from syncd.journal.subjects import Subject
 from syncd.rest.uploads import sha256_of
 from syncd.runtime.artifacts import ArtifactDelivery
 from syncd.runtime.channel import Supply
@@ -103,12 +106,12 @@ class RelayLane:
     async def _bind(self, subject: Subject) -> None:
         """Give the subject its identity there, which is its own."""
         channel = self._channel
-        known = await channel.journal.do(Journal.binding, channel.id, subject.id)
+        known = await channel.journal.do(bindings.binding, channel.id, subject.id)
         binding = known or Binding(subject.key.id, "", adopted=False, appends=False)
         if await self._settlement.was_left_out():
             binding = await self._settlement.take_up(subject, binding)
         elif known is None:
-            await channel.journal.do(Journal.bind, channel.id, subject.id, binding)
+            await channel.journal.do(bindings.bind, channel.id, subject.id, binding)
         # Of what was relayed before and is read anew, points may have been told before.
         self._doubtful = binding.adopted
 

@@ -9,8 +9,11 @@ import structlog
 
 from syncd.core.changes import Change, Section
 from syncd.errors import Rejected
-from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal, Subject
+from syncd.journal import bindings
+from syncd.journal.bindings import Binding
+from syncd.journal.journal import DeadLetter, Delivered, Journal
 from syncd.journal.overflow import OverPoints
+from syncd.journal.subjects import Subject
 from syncd.runtime.channel import Supply
 
 log = structlog.get_logger(__name__)
@@ -122,7 +125,7 @@ class Settlement:
         """
         self.let_go()
         binding = replace(binding, adopted=True)
-        await self._channel.journal.do(Journal.bind, self._channel.id, self._subject_id, binding)
+        await self._channel.journal.do(bindings.bind, self._channel.id, self._subject_id, binding)
         await self._channel.read_again(subject.source_id, subject.key.id)
         await self.note("")
         return binding

@@ -20,7 +20,10 @@ from syncd.core.requests import DeleteTags, LogBatch, LogInputs, LogOutputs, Req
 from syncd.core.run_tags import fit_run_tags
 from syncd.destinations.base import RemoteRun
 from syncd.errors import OverLimit, Rejected, SubjectGone
-from syncd.journal.journal import Binding, DeadLetter, Journal, Subject
+from syncd.journal import bindings, subjects
+from syncd.journal.bindings import Binding
+from syncd.journal.journal import DeadLetter, Journal
+from syncd.journal.subjects import Subject
 from syncd.runtime.channel import Channel
 from syncd.runtime.identities import Identities
 from syncd.runtime.overflow import Overflow
@@ -107,12 +110,12 @@ class SmallFactDelivery:
             return False
         links = merge_small([change])
         for key in [*links.model_inputs, *(key for key, _ in links.model_outputs)]:
-            model = await self._channel.journal.do(Journal.find_subject, self._subject.source_id, "model", key)
+            model = await self._channel.journal.do(subjects.find_subject, self._subject.source_id, "model", key)
             binding = None
             if model is not None:
-                binding = await self._channel.journal.do(Journal.binding, self._channel.id, model)
+                binding = await self._channel.journal.do(bindings.binding, self._channel.id, model)
                 if binding is None:
-                    if not await is_wanted(self._channel, await self._channel.journal.do(Journal.subject, model)):
+                    if not await is_wanted(self._channel, await self._channel.journal.do(subjects.subject, model)):
                         continue
                     binding = await self._identities.adopt_model(model) if self._is_shared else None
             if binding is None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from syncd.core.facts import ExperimentSeen, ModelSeen, RunSeen
-from syncd.journal.journal import Journal, Subject
+from syncd.journal import subjects
+from syncd.journal.subjects import Subject
 from syncd.runtime.channel import Supply
 
 
@@ -23,5 +24,5 @@ async def is_wanted(channel: Supply, subject: Subject) -> bool:
 async def _is_experiment_wanted(channel: Supply, subject: Subject) -> bool:
     if subject.experiment_id is None:
         return True
-    experiment = (await channel.journal.do(Journal.subject, subject.experiment_id)).head
+    experiment = (await channel.journal.do(subjects.subject, subject.experiment_id)).head
     return not isinstance(experiment, ExperimentSeen) or channel.takes_experiment(subject.source_id, experiment.name)

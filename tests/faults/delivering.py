@@ -23,7 +23,7 @@ import structlog.testing
 from syncd.core.changes import Head
 from syncd.core.facts import Fact, Reading
 from syncd.core.filters import Filter
-from syncd.journal import committing
+from syncd.journal import committing, participants
 from syncd.journal.fact_intake import FactIntake
 from syncd.journal.journal import Journal
 from syncd.runtime.channel import Channel
@@ -75,8 +75,8 @@ class Delivering:
         state.mkdir(exist_ok=True)
         self.fake = fake or FakeDestination()
         self.journal = Journal.open(state, wall_ms=self.wall_ms)
-        self.source_id = self.journal.register_source("s")
-        self.row = self.journal.register_destinations({"d": "fake:/"})["d"]
+        self.source_id = participants.register_source(self.journal, "s")
+        self.row = participants.register_destinations(self.journal, {"d": "fake:/"})["d"]
         self.read_again: list[str] = []
         self.channel = Channel(
             id=self.row.id,

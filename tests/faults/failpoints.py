@@ -30,13 +30,13 @@ from syncd.core.requests import LogBatch
 
 # step -> "module:Class.method" or "module:function". Every one is killed before and after.
 STEPS = {
-    "journal.register_source": "syncd.journal.journal:Journal.register_source",
-    "journal.register_destinations": "syncd.journal.journal:Journal.register_destinations",
+    "journal.register_source": "syncd.journal.participants:register_source",
+    "journal.register_destinations": "syncd.journal.participants:register_destinations",
     "journal.commit": "syncd.journal.committing:commit",
     "journal.commit inside": "syncd.journal.fact_intake:FactIntake.add",
-    "journal.destination_up": "syncd.journal.journal:Journal.destination_up",
-    "journal.bind": "syncd.journal.journal:Journal.bind",
-    "journal.mark_checked": "syncd.journal.journal:Journal.mark_checked",
+    "journal.destination_up": "syncd.journal.participants:destination_up",
+    "journal.bind": "syncd.journal.bindings:bind",
+    "journal.mark_checked": "syncd.journal.bindings:mark_checked",
     "overflow.keep": "syncd.journal.overflow:keep",
     "overflow.freeze_document": "syncd.journal.overflow:freeze_document",
     "overflow.arrived": "syncd.journal.overflow:arrived",

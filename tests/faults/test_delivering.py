@@ -25,6 +25,7 @@ from syncd.core.filters import Filter
 from syncd.core.requests import CreateModel, CreateRun, LogBatch, LogOutputs, SetExperimentTags
 from syncd.core.source_tags import PARENT_RUN_ID, SESSION, SOURCE_RUN_ID
 from syncd.errors import AuthFailed, OutcomeUnknown, Rejected, Transient
+from syncd.journal import subjects
 from syncd.runtime.courier import FORBIDDEN_ALONE, POISON_AFTER_S, POISON_FAULTS, Courier
 from syncd.runtime.one_shot import sync_once
 from syncd.runtime.pipeline import Pipeline
@@ -180,7 +181,7 @@ async def test_a_refusal_that_was_overcome_is_no_longer_noted(tmp_path: Path) ->
         rig.state(experiment(), *many_runs(2))
         await rig.delivered()
         guilty = rig.run(run_key(0).id).id
-        subject = rig.journal.find_subject(rig.source_id, "run", run_key(0).id)
+        subject = subjects.find_subject(rig.journal, rig.source_id, "run", run_key(0).id)
         assert subject is not None
 
         def judge(method: str, about: object) -> Exception | None:

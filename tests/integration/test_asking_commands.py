@@ -19,10 +19,11 @@ import pytest
 from syncd.cli.main import main
 from syncd.core.changes import Again, Section, decode_head, encode_head, parse
 from syncd.core.facts import ModelSeen, ProblemFound, SubjectDeleted, SubjectKey, TagsDeleted
-from syncd.journal import overflow
+from syncd.journal import bindings, overflow, participants, subjects
+from syncd.journal.bindings import Binding
 from syncd.journal.database import FILE_NAME
 from syncd.journal.fact_intake import LONGEST_TAG
-from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal
+from syncd.journal.journal import DeadLetter, Delivered, Journal
 from syncd.journal.report import JournalReport
 from syncd.runtime.settlement import FILTERED
 from tests.journal_filling import (
@@ -52,8 +53,8 @@ class Asker:
         self.state_dir = state_dir
         self._capsys = capsys
         self.journal = Journal.open(state_dir)
-        self.source = self.journal.register_source("local")
-        rows = self.journal.register_destinations({"near": "http://near:5000/", "far": WORKSPACE})
+        self.source = participants.register_source(self.journal, "local")
+        rows = participants.register_destinations(self.journal, {"near": "http://near:5000/", "far": WORKSPACE})
         self.near, self.far = rows["near"].id, rows["far"].id
         self.audience = rows["near"].audience
 
@@ -64,13 +65,13 @@ class Asker:
         return run_id(self.journal, self.source, number)
 
     def experiment_subject(self) -> int:
-        found = self.journal.subject(self.subject(1)).experiment_id
+        found = subjects.subject(self.journal, self.subject(1)).experiment_id
         assert found is not None
         return found
 
     def bind(self, destination: int, number: int, remote_id: str) -> None:
-        self.journal.bind(destination, self.experiment_subject(), Binding("55", "", False, False))
-        self.journal.bind(destination, self.subject(number), Binding(remote_id, "", False, False))
+        bindings.bind(self.journal, destination, self.experiment_subject(), Binding("55", "", False, False))
+        bindings.bind(self.journal, destination, self.subject(number), Binding(remote_id, "", False, False))
 
     def deliver(self, destination: int, number: int, **delivered: int) -> None:
         self.bind(destination, number, f"remote{number}")
@@ -179,8 +180,8 @@ def test_status_counts_per_source_and_destination(asker: Asker, tmp_path: Path) 
     asker.add(experiment(), head(1), points(1, range(10)), artifact(1, "m.bin", tmp_path, size_bytes=1000))
     asker.add(head(2), points(2, range(5)))
     asker.deliver(asker.near, 1, points=10, artifacts=1, bytes=1000)
-    asker.journal.destination_up(asker.near)
-    asker.journal.destination_trouble(asker.far, "down", "connection refused")
+    participants.destination_up(asker.journal, asker.near)
+    participants.destination_trouble(asker.journal, asker.far, "down", "connection refused")
     asker.refuse(asker.far, 2, Section.SMALL, "params", b'{"a":"b"}')
     overflow.keep(asker.journal, asker.far, asker.subject(2), "params", {"p": "long"})
     asker.add(ProblemFound("m/1/x", "line 3 is not a point", run_key(1)))
@@ -240,7 +241,7 @@ def test_status_says_when_no_daemon_runs_and_how_old_what_waits_is(asker: Asker)
 
 def test_status_says_when_the_daemon_that_is_gone_last_ran(asker: Asker) -> None:
     asker.add(experiment(), head(1))
-    asker.journal.destination_up(asker.near)
+    participants.destination_up(asker.journal, asker.near)
     assert ", since " in asker.text("status").splitlines()[0]
     asker.journal.close()
     ended_ms = (asker.state_dir / "lock").stat().st_mtime_ns // 1_000_000
@@ -259,7 +260,7 @@ def test_status_says_when_the_daemon_that_is_gone_last_ran(asker: Asker) -> None
 
 def test_a_state_of_before_the_start_is_not_told_as_present(asker: Asker) -> None:
     asker.journal._wall_ms = lambda: time.time_ns() // 1_000_000 - 3_600_000
-    asker.journal.destination_up(asker.near)
+    participants.destination_up(asker.journal, asker.near)
     assert "not reached yet since syncd was started; before that: up" in asker.text("status")
 
 
@@ -280,7 +281,7 @@ def test_the_rate_after_a_start_is_of_the_time_since(asker: Asker, before_s: int
 
 def test_status_names_destinations_that_left_only_while_something_is_outstanding(asker: Asker) -> None:
     asker.add(experiment(), head(1))
-    asker.journal.register_destinations({"near": "http://near:5000/"})
+    participants.register_destinations(asker.journal, {"near": "http://near:5000/"})
     configured = {one["name"]: one["configured"] for one in asker.json("status")["destinations"]}
     assert configured == {"near": True, "far": False}
     assert "no longer configured" in asker.text("status")
@@ -310,7 +311,7 @@ def test_runs_tell_each_state_in_a_word(asker: Asker) -> None:
         asker.deliver(asker.near, number, points=7, bytes=70)
     asker.refuse(asker.near, 3, Section.SMALL, "params", b"{}")
     asker.journal.note(asker.near, asker.subject(4), FILTERED)
-    asker.journal.destination_up(asker.near)
+    participants.destination_up(asker.journal, asker.near)
 
     def states(destination: str) -> dict[str, str]:
         return {
@@ -331,7 +332,7 @@ def test_runs_tell_each_state_in_a_word(asker: Asker) -> None:
         ids[9]: "waiting",
     }
     assert set(states("far").values()) == {"waiting", "deleted"}
-    asker.journal.destination_trouble(asker.near, "down", "refused")
+    participants.destination_trouble(asker.journal, asker.near, "down", "refused")
     assert states("near")[ids[2]] == "waiting"
 
 
@@ -421,7 +422,7 @@ def test_a_whole_id_comes_before_the_beginning_of_another(asker: Asker) -> None:
 
 def test_a_run_of_two_sources_is_explained_for_both(asker: Asker) -> None:
     asker.add(experiment(), head(1))
-    other = asker.journal.register_source("copy")
+    other = participants.register_source(asker.journal, "copy")
     commit(asker.journal, other, asker.audience, experiment(), head(1))
     runs = asker.json(f"explain {run_key(1).id}")["runs"]
     assert [run["source"] for run in runs] == ["local", "copy"]
@@ -437,7 +438,7 @@ def test_a_run_of_two_sources_is_explained_for_both(asker: Asker) -> None:
 )
 def test_a_destination_in_trouble_is_the_reason_with_its_error(asker: Asker, state: str, words: str) -> None:
     asker.add(experiment(), head(1), points(1, range(4)))
-    asker.journal.destination_trouble(asker.far, state, "HTTP 500: out of order")
+    participants.destination_trouble(asker.journal, asker.far, state, "HTTP 500: out of order")
     far = asker.explained(1, "far")
     assert far["reasons"][0].startswith(words)
     assert "HTTP 500: out of order" in far["reasons"][0]
@@ -447,7 +448,7 @@ def test_a_destination_in_trouble_is_the_reason_with_its_error(asker: Asker, sta
 
 def test_a_daemon_that_does_not_run_is_the_first_reason(asker: Asker) -> None:
     asker.add(experiment(), head(1))
-    asker.journal.destination_trouble(asker.far, "down", "refused")
+    participants.destination_trouble(asker.journal, asker.far, "down", "refused")
     asker.journal.close()
     first, second = asker.explained(1, "far")["reasons"]
     assert "syncd does not run" in first
@@ -456,7 +457,7 @@ def test_a_daemon_that_does_not_run_is_the_first_reason(asker: Asker) -> None:
 
 def test_reasons_of_the_run_itself(asker: Asker) -> None:
     asker.add(experiment(), head(1), head(2), head(3), head(4), SubjectDeleted(run_key(3)), points(9, [1]))
-    asker.journal.destination_up(asker.near)
+    participants.destination_up(asker.journal, asker.near)
     asker.journal.note(asker.near, asker.subject(1), "run 12 has not been described by its source yet")
     for subject in (asker.subject(2), asker.subject(4)):
         settle_all(asker.journal, asker.near, subject)
@@ -472,7 +473,7 @@ def test_reasons_of_the_run_itself(asker: Asker) -> None:
 
 def test_nothing_hinders_it(asker: Asker) -> None:
     asker.add(experiment(), head(1), points(1, [1]))
-    asker.journal.destination_up(asker.near)
+    participants.destination_up(asker.journal, asker.near)
     near = asker.explained(1)
     assert (near["state"], near["reasons"]) == ("syncing", ["it is being sent; nothing hinders it"])
 
@@ -483,7 +484,7 @@ def test_an_artifact_that_moves_or_is_gone_is_named(asker: Asker, tmp_path: Path
     (tmp_path / "grows").write_bytes(b"1234")
     asker.add(experiment(), head(1), artifact(1, "rests", tmp_path, 4, at_rest.st_mtime_ns))
     asker.add(artifact(1, "grows", tmp_path, 3, 1), artifact(1, "gone", tmp_path))
-    asker.journal.destination_up(asker.near)
+    participants.destination_up(asker.journal, asker.near)
     grows, gone = asker.explained(1)["reasons"]
     assert "grows is being written" in grows
     assert "gone cannot be read: No such file" in gone
@@ -491,7 +492,7 @@ def test_an_artifact_that_moves_or_is_gone_is_named(asker: Asker, tmp_path: Path
 
 def test_a_destination_that_left_is_a_reason(asker: Asker) -> None:
     asker.add(experiment(), head(1))
-    asker.journal.register_destinations({"near": "http://near:5000/"})
+    participants.register_destinations(asker.journal, {"near": "http://near:5000/"})
     far = asker.explained(1, "far")
     assert far["reasons"] == ["far is no longer configured; what waits is kept for when it is"]
 
@@ -677,7 +678,7 @@ def test_a_letter_of_a_model_is_put_back_too(asker: Asker) -> None:
     asker.add(
         experiment(), head(1), ModelSeen(key, EXPERIMENT, "m", "", "READY", run_key(1).id, NOW_MS, {}, {"a": "b"})
     )
-    model = asker.journal.find_subject(asker.source, "model", "m-1")
+    model = subjects.find_subject(asker.journal, asker.source, "model", "m-1")
     assert model is not None
     settle_all(asker.journal, asker.near, model)
     letter = DeadLetter(Section.METRICS, "metrics", points(1, [1]).lines, 1, "no")

@@ -10,6 +10,7 @@ import pytest
 
 from syncd.core.facts import Reading
 from syncd.errors import SourceError
+from syncd.journal import participants
 from syncd.journal.journal import Journal
 from syncd.runtime.intake import Intake, IntakeSettings
 from syncd.runtime.rests import Rests
@@ -54,8 +55,8 @@ async def announced() -> list[float]:
 @pytest.fixture
 async def intake(tmp_path: Path, source: ListSource, announced: list[float]) -> AsyncIterator[Intake]:
     journal = Journal.open(tmp_path)
-    source_id = journal.register_source("s")
-    audience = journal.register_destinations({"d": "fake:/"})["d"].audience
+    source_id = participants.register_source(journal, "s")
+    audience = participants.register_destinations(journal, {"d": "fake:/"})["d"].audience
     yield Intake(
         name="s",
         open_source=lambda: source,  # type: ignore[arg-type, return-value]

@@ -22,7 +22,7 @@ from syncd.cli.exit_codes import ExitCode, exit_code_of
 from syncd.core.changes import Section
 from syncd.core.facts import Reading
 from syncd.errors import JournalFull, JournalLocked, JournalNewer
-from syncd.journal import committing
+from syncd.journal import committing, participants, subjects
 from syncd.journal.database import FILE_NAME, RESERVE_NAME
 from syncd.journal.journal import Delivered, Journal
 from syncd.journal.report import JournalReport
@@ -54,8 +54,8 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 def filled(state_dir: Path, *, commits: int = 12, steps: int = 300) -> None:
     """Write one commit after another: commit n states ``steps`` points and the cursor n."""
     journal = Journal.open(state_dir)
-    source = journal.register_source("local")
-    audience = journal.register_destinations({"a": "http://a"})["a"].audience
+    source = participants.register_source(journal, "local")
+    audience = participants.register_destinations(journal, {"a": "http://a"})["a"].audience
     commit(journal, source, audience, experiment(), head(1))
     for number in range(commits):
         facts = points(1, range(number * steps, (number + 1) * steps))
@@ -65,10 +65,10 @@ def filled(state_dir: Path, *, commits: int = 12, steps: int = 300) -> None:
 
 def whole_commits(journal: Journal) -> int:
     """Return how many commits the journal holds, having checked that facts, deliveries and cursors agree."""
-    source = journal.register_source("local")
-    rows = journal.register_destinations({"a": "http://a"})
+    source = participants.register_source(journal, "local")
+    rows = participants.register_destinations(journal, {"a": "http://a"})
     cursor = committing.JournalCursors(journal, source, rows["a"].audience).load("r/metrics")
-    known = journal.find_subject(source, "run", head(1).subject.id)
+    known = subjects.find_subject(journal, source, "run", head(1).subject.id)
     if known is None:
         assert cursor is None
         return 0
@@ -122,8 +122,8 @@ def test_what_a_power_cut_leaves_at_any_byte_of_the_log_is_a_whole_number_of_com
     state_dir = tmp_path / "state"
     filled(state_dir, commits=1)
     journal = Journal.open(state_dir)
-    source = journal.register_source("local")
-    audience = journal.register_destinations({"a": "http://a"})["a"].audience
+    source = participants.register_source(journal, "local")
+    audience = participants.register_destinations(journal, {"a": "http://a"})["a"].audience
     for number in range(1, 12):
         facts = points(1, range(number * 300, number * 300 + 300))
         commit(journal, source, audience, facts, **{"r/metrics": str(number).encode()})
@@ -151,8 +151,8 @@ def test_a_transaction_that_was_under_way_leaves_nothing_of_itself(tmp_path: Pat
     state_dir = tmp_path / "state"
     filled(state_dir, commits=2)
     journal = Journal.open(state_dir)
-    source = journal.register_source("local")
-    audience = journal.register_destinations({"a": "http://a"})["a"].audience
+    source = participants.register_source(journal, "local")
+    audience = participants.register_destinations(journal, {"a": "http://a"})["a"].audience
     copies = []
 
     def readings() -> Iterator[Reading]:
@@ -178,11 +178,12 @@ import sys
 from pathlib import Path
 from syncd.cli.exit_codes import ExitCode, exit_code_of
 from syncd.core.changes import Section
+from syncd.journal import participants
 from syncd.journal.journal import Delivered, Journal
 from tests.journal_filling import commit, experiment, head, points, run_id
 journal = Journal.open(Path(sys.argv[1]))
-source = journal.register_source("local")
-there = journal.register_destinations({"a": "http://a"})["a"]
+source = participants.register_source(journal, "local")
+there = participants.register_destinations(journal, {"a": "http://a"})["a"]
 commit(journal, source, there.audience, experiment(), head(1))
 run = run_id(journal, source, 1)
 for number in range(100_000):
@@ -207,8 +208,8 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
             process.kill()
             acknowledged = int(process.stdout.read().rpartition("committed ")[2].split("\n")[0] or 0)
         journal = Journal.open(state_dir)
-        source = journal.register_source("local")
-        there = journal.register_destinations({"a": "http://a"})["a"]
+        source = participants.register_source(journal, "local")
+        there = participants.register_destinations(journal, {"a": "http://a"})["a"]
         cursor = committing.JournalCursors(journal, source, there.audience).load("r/metrics")
         assert cursor is not None
         assert int(cursor) >= acknowledged
@@ -294,7 +295,7 @@ def test_no_flipped_byte_ends_in_anything_but_a_whole_or_a_new_journal(tmp_path:
         (copy / FILE_NAME).write_bytes(damaged)
         journal = Journal.open(copy)
         rebuilt += journal.rebuilt_from is not None
-        journal.register_source("another")
+        participants.register_source(journal, "another")
         journal.close()
         shutil.rmtree(copy)
     assert 0 < rebuilt < len(places)
@@ -334,8 +335,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_refuses_intake_whole_and_still_lets_deliveries_be_recorded(small_disk: Path) -> None:
     journal = Journal.open(small_disk)
-    source = journal.register_source("local")
-    there = journal.register_destinations({"a": "http://a"})["a"]
+    source = participants.register_source(journal, "local")
+    there = participants.register_destinations(journal, {"a": "http://a"})["a"]
     commit(journal, source, there.audience, experiment(), head(1))
     run = run_id(journal, source, 1)
     committed = commit_until_full(journal, source, there.audience)

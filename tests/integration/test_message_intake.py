@@ -24,6 +24,7 @@ from mlflow.entities import Run
 from syncd.configuration import DaemonSettings, MessageOptions, MlrunsSettings, destination_of_argument
 from syncd.core.source_tags import SESSION, SOURCE, SOURCE_RUN_ID
 from syncd.errors import AuthFailed, JournalFull, MessageRefused, Transient
+from syncd.journal import participants
 from syncd.journal.dead_letters import retry
 from syncd.journal.inbox import Inbox
 from syncd.journal.journal import Journal
@@ -336,9 +337,9 @@ async def test_a_source_that_fails_is_tried_again_and_says_so(
         case.source.put(event({"run": {"id": "r"}, "metrics": {"m": 1}}))
         case.source.hand_over_again()
         await case.until(lambda: "the key is wrong" in case.intake.error)
-        assert [what for _, _, what in case.pipeline.journal.journal.problems()] == [case.intake.error]
+        assert [what for _, _, what in participants.problems(case.pipeline.journal.journal)] == [case.intake.error]
         await case.settled()
-        assert (case.intake.error, case.pipeline.journal.journal.problems()) == ("", [])
+        assert (case.intake.error, participants.problems(case.pipeline.journal.journal)) == ("", [])
         case.source.failures.extend(Transient("gone") for _ in range(3))
         case.source.put(event({"run": {"id": "r"}, "metrics": {"m": 2}}))
         await case.settled()

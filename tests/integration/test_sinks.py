@@ -17,7 +17,7 @@ from syncd.configuration import DaemonSettings, EventGridSinkSettings, Secret, S
 from syncd.core.changes import Section
 from syncd.core.events import BATCH, STRUCTURED, Event
 from syncd.errors import AuthFailed, OutcomeUnknown, Rejected, SinkGone, Transient
-from syncd.journal import outbox
+from syncd.journal import outbox, participants
 from syncd.journal.journal import DeadLetter, Journal
 from syncd.runtime import courier, event_feed
 from syncd.runtime.event_feeds import EventFeeds
@@ -154,8 +154,8 @@ class Fed:
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir
         self.journal = Journal.open(state_dir, event_source="syncd/host")
-        self.source = self.journal.register_source("local")
-        self.there = self.journal.register_destinations({"workspace": "http://a"})["workspace"]
+        self.source = participants.register_source(self.journal, "local")
+        self.there = participants.register_destinations(self.journal, {"workspace": "http://a"})["workspace"]
         self.number = 0
 
     def tell(self, count: int = 1, *, name: str = "churn") -> None:

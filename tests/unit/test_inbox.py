@@ -27,7 +27,7 @@ from syncd.core.messages.statements import (
 from syncd.core.source_tags import LAST_ACTIVITY
 from syncd.errors import MessageRefused
 from syncd.journal import inbox as inbox_module
-from syncd.journal import refused_messages
+from syncd.journal import participants, refused_messages, subjects
 from syncd.journal.database import FILE_NAME, VERSION
 from syncd.journal.dead_letters import drop as drop_letters
 from syncd.journal.dead_letters import retry as retry_letters
@@ -50,11 +50,11 @@ class Case:
         self.state_dir = state_dir
         self.clock = Clock()
         self.journal = Journal.open(state_dir, wall_ms=self.clock)
-        self.journal.register_destinations({"a": "http://a"})
-        rows = self.journal.register_destinations({"a": "http://a", "b": "http://b"})
+        participants.register_destinations(self.journal, {"a": "http://a"})
+        rows = participants.register_destinations(self.journal, {"a": "http://a", "b": "http://b"})
         assert rows["a"].audience != rows["b"].audience
         self.destinations = [rows["a"].id, rows["b"].id]
-        self.source = self.journal.register_source("bus")
+        self.source = participants.register_source(self.journal, "bus")
         self.inbox = Inbox(self.journal, self.source, InboxSettings(default_experiment="bus", **settings))
         self._numbers = itertools.count()
 
@@ -69,7 +69,7 @@ class Case:
         return int(row)
 
     def head(self, run_id: str = "r-1") -> RunSeen | None:
-        head = self.journal.subject(self.subject(run_id)).head
+        head = subjects.subject(self.journal, self.subject(run_id)).head
         assert head is None or isinstance(head, RunSeen)
         return head
 
@@ -120,7 +120,9 @@ def test_an_event_is_taken_once_for_every_destination(case: Case) -> None:
 
 def test_the_same_identity_of_another_source_is_another_event(case: Case) -> None:
     case.tell(logged(), identity="same")
-    other = Inbox(case.journal, case.journal.register_source("other"), InboxSettings(default_experiment="other"))
+    other = Inbox(
+        case.journal, participants.register_source(case.journal, "other"), InboxSettings(default_experiment="other")
+    )
     assert other.take([Told(identity="same", statement=logged())]).taken == 1
 
 
@@ -156,7 +158,7 @@ def test_nothing_of_a_batch_that_was_not_committed_is_taken_to_be_known(case: Ca
 
 
 def experiment_changes(case: Case) -> list[Any]:
-    experiment = case.journal.subject(case.subject()).experiment_id
+    experiment = subjects.subject(case.journal, case.subject()).experiment_id
     assert experiment is not None
     return case.journal.pending(case.destinations[0], experiment, Section.HEAD)
 
@@ -214,7 +216,7 @@ def test_a_run_without_a_start_is_stated_after_a_while(case: Case) -> None:
     assert head is not None
     assert (head.experiment.id, head.start_time_ms) == ("bus", 10)
     assert case.inbox.tick() == {}
-    experiment = case.journal.subject(case.journal.subject(case.subject()).experiment_id or 0).head
+    experiment = subjects.subject(case.journal, subjects.subject(case.journal, case.subject()).experiment_id or 0).head
     assert isinstance(experiment, ExperimentSeen)
     assert experiment.name == "bus"
 
@@ -259,7 +261,7 @@ def test_what_contradicts_is_named(case: Case) -> None:
     case.clock.now_ms += 2000
     case.inbox.tick()
     case.tell(started(5, experiment="vision"))
-    problems = {where: what for _, where, what in case.journal.problems()}
+    problems = {where: what for _, where, what in participants.problems(case.journal)}
     assert problems["run r-1, param lr"] == "messages say two values; '1' counts, which was said before '2'"
     assert problems["run r-1, experiment"] == (
         "it was created in experiment 'bus' before a message named 'vision'; it stays there"

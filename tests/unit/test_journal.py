@@ -11,10 +11,12 @@ from syncd.core.changes import Again, Section, decode_head, merge_small, parse
 from syncd.core.facts import MetricsLogged, ProblemFound, Reading, SubjectDeleted, SubjectKey, TagsDeleted
 from syncd.core.source_tags import LAST_ACTIVITY
 from syncd.errors import JournalError
-from syncd.journal import committing, database, overflow
+from syncd.journal import bindings, committing, database, overflow, participants, subjects
+from syncd.journal.bindings import Binding
 from syncd.journal.database import FILE_NAME, VERSION
 from syncd.journal.fact_intake import LONGEST_TAG
-from syncd.journal.journal import Binding, DeadLetter, Delivered, DestinationRow, Journal
+from syncd.journal.journal import DeadLetter, Delivered, Journal
+from syncd.journal.participants import DestinationRow
 from syncd.journal.queries import STATEMENTS, load_statements
 from syncd.journal.report import JournalReport
 from syncd.journal.silence import activity_text, mark_silent_runs
@@ -42,11 +44,11 @@ class Bench:
         self.state_dir = state_dir
         self.clock = Clock()
         self.journal = Journal.open(state_dir, wall_ms=self.clock)
-        self.source = self.journal.register_source("local")
+        self.source = participants.register_source(self.journal, "local")
         self.there = self.register(workspace="http://a")["workspace"]
 
     def register(self, **named: str) -> dict[str, DestinationRow]:
-        return self.journal.register_destinations(named)
+        return participants.register_destinations(self.journal, named)
 
     def add(self, *facts: object, **cursors: bytes | None) -> dict[int, set[int]]:
         return commit(self.journal, self.source, self.there.audience, *facts, **cursors)  # type: ignore[arg-type]
@@ -91,7 +93,7 @@ def test_what_is_committed_waits_in_order_and_by_section_also_after_a_restart(be
     small = merge_small(bench.journal.pending(bench.there.id, run, Section.SMALL))
     assert (small.params, small.tags) == ({"lr": "0.1"}, {"owner": "ann"})
     assert decode_head(bench.pending(run, Section.HEAD)[-1]) == head(1)
-    assert bench.journal.subject(run).tags == {"owner": "ann"}
+    assert subjects.subject(bench.journal, run).tags == {"owner": "ann"}
 
 
 def test_pending_goes_on_after_what_was_seen(bench: Bench) -> None:
@@ -130,8 +132,8 @@ def test_a_change_stays_until_every_destination_has_it(bench: Bench) -> None:
 
 def test_destinations_of_one_audience_share_a_change_and_it_goes_with_the_last(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path / "s")
-    source = journal.register_source("local")
-    rows = journal.register_destinations({"a": "http://a", "b": "http://b"})
+    source = participants.register_source(journal, "local")
+    rows = participants.register_destinations(journal, {"a": "http://a", "b": "http://b"})
     a, b = rows["a"], rows["b"]
     assert a.audience == b.audience
     told = commit(journal, source, a.audience, experiment(), head(1), points(1, [1]))
@@ -201,7 +203,7 @@ def test_tags_are_merged_shortened_and_deleted(bench: Bench) -> None:
     bench.add(experiment(), head(1), tags(1, a="1", long="x" * 5000), tags(1, a="2", b="3"))
     bench.add(TagsDeleted(run_key(1), ["b", "never there"]))
     run = run_id(bench.journal, bench.source, 1)
-    assert bench.journal.subject(run).tags == {"a": "2", "long": "x" * LONGEST_TAG}
+    assert subjects.subject(bench.journal, run).tags == {"a": "2", "long": "x" * LONGEST_TAG}
     assert b"x" * 5000 in bench.pending(run, Section.SMALL)[0]
 
 
@@ -209,10 +211,10 @@ def test_a_deleted_run_is_marked_and_unmarked_when_it_comes_back(bench: Bench) -
     bench.add(experiment(), head(1))
     run = run_id(bench.journal, bench.source, 1)
     bench.add(SubjectDeleted(run_key(1)))
-    assert bench.journal.subject(run).deleted
+    assert subjects.subject(bench.journal, run).deleted
     assert [change.kind for change in bench.journal.pending(bench.there.id, run, Section.HEAD)] == ["head", "deleted"]
     bench.add(head(1))
-    assert not bench.journal.subject(run).deleted
+    assert not subjects.subject(bench.journal, run).deleted
 
 
 def test_experiments_of_the_same_id_in_two_stores_are_two(bench: Bench) -> None:
@@ -226,7 +228,7 @@ def test_experiments_of_the_same_id_in_two_stores_are_two(bench: Bench) -> None:
 def test_problems_are_kept_updated_and_withdrawn(bench: Bench) -> None:
     bench.add(ProblemFound("m/x", "line 3 is not a point", run_key(1)), ProblemFound("m/y", "not readable"))
     bench.add(ProblemFound("m/x", "line 4 is not a point", run_key(1)), ProblemFound("m/y", ""))
-    assert bench.journal.problems() == [("local", "m/x", "line 4 is not a point")]
+    assert participants.problems(bench.journal) == [("local", "m/x", "line 4 is not a point")]
 
 
 # ---------------------------------------------------------------- cursors
@@ -272,13 +274,13 @@ def test_prefixes_are_characters_not_patterns(bench: Bench) -> None:
 
 
 def test_cursors_of_another_source_and_audience_are_their_own(bench: Bench) -> None:
-    other = bench.journal.register_source("other")
+    other = participants.register_source(bench.journal, "other")
     bench.add(**{"k/x": b"1"})
     commit(bench.journal, other, bench.there.audience, **{"k/x": b"2"})
     assert committing.JournalCursors(bench.journal, other, bench.there.audience).load("k/x") == b"2"
     assert committing.JournalCursors(bench.journal, bench.source, bench.there.audience).load("k/x") == b"1"
     assert committing.JournalCursors(bench.journal, bench.source, bench.there.audience + 1).load("k/x") is None
-    assert bench.journal.register_source("other") == other
+    assert participants.register_source(bench.journal, "other") == other
 
 
 # ---------------------------------------------------------------- audiences
@@ -306,12 +308,12 @@ def test_one_that_leaves_keeps_what_waits_and_gets_nothing_new(bench: Bench) -> 
 def test_one_that_comes_back_is_read_for_anew_and_its_identities_are_doubted(bench: Bench) -> None:
     bench.add(experiment(), head(1))
     run = run_id(bench.journal, bench.source, 1)
-    bench.journal.bind(bench.there.id, run, Binding("r1", "root", adopted=False, appends=False))
+    bindings.bind(bench.journal, bench.there.id, run, Binding("r1", "root", adopted=False, appends=False))
     bench.register(other="http://b")
     back = bench.register(workspace="http://a", other="http://b")
     assert back["workspace"].id == bench.there.id
     assert back["workspace"].audience not in (bench.there.audience, back["other"].audience)
-    binding = bench.journal.binding(bench.there.id, run)
+    binding = bindings.binding(bench.journal, bench.there.id, run)
     assert binding is not None
     assert (binding.remote_id, binding.adopted) == ("r1", True)
 
@@ -335,12 +337,12 @@ def test_two_destinations_that_swap_names_stay_who_they_are(bench: Bench) -> Non
 def test_an_identity_is_kept_replaced_and_checked(bench: Bench) -> None:
     bench.add(experiment(), head(1))
     run = run_id(bench.journal, bench.source, 1)
-    assert bench.journal.binding(bench.there.id, run) is None
-    bench.journal.bind(bench.there.id, run, Binding("r1", "root", adopted=False, appends=True))
-    bench.journal.mark_checked(bench.there.id, [run])
-    assert bench.journal.binding(bench.there.id, run) == Binding("r1", "root", False, True, True, NOW_MS)
-    bench.journal.bind(bench.there.id, run, Binding("r2", "root2", adopted=True, appends=True))
-    assert bench.journal.binding(bench.there.id, run) == Binding("r2", "root2", True, True, False, NOW_MS)
+    assert bindings.binding(bench.journal, bench.there.id, run) is None
+    bindings.bind(bench.journal, bench.there.id, run, Binding("r1", "root", adopted=False, appends=True))
+    bindings.mark_checked(bench.journal, bench.there.id, [run])
+    assert bindings.binding(bench.journal, bench.there.id, run) == Binding("r1", "root", False, True, True, NOW_MS)
+    bindings.bind(bench.journal, bench.there.id, run, Binding("r2", "root2", adopted=True, appends=True))
+    assert bindings.binding(bench.journal, bench.there.id, run) == Binding("r2", "root2", True, True, False, NOW_MS)
 
 
 # ---------------------------------------------------------------- dead letters, overflow, notes
@@ -458,7 +460,7 @@ def test_an_empty_file_is_a_journal_of_version_0_and_is_migrated(tmp_path: Path)
     (tmp_path / FILE_NAME).touch()
     journal = Journal.open(tmp_path)
     assert journal.rebuilt_from is None
-    journal.register_source("local")
+    participants.register_source(journal, "local")
     journal.close()
     with sqlite3.connect(tmp_path / FILE_NAME) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (VERSION,)
@@ -502,13 +504,13 @@ def test_a_silent_run_is_marked_with_its_last_activity_until_it_is_heard_of(benc
 
     assert mark_silent_runs(bench.journal, bench.source, before_ms=seen_ms) == {}
     assert mark_silent_runs(bench.journal, bench.source, before_ms=seen_ms + 1) == {bench.there.id: {subject}}
-    assert dict(bench.journal.subject(subject).tags) == mark
+    assert dict(subjects.subject(bench.journal, subject).tags) == mark
     assert [parse(body) for body in bench.pending(subject, Section.SMALL)] == [mark]
     assert mark_silent_runs(bench.journal, bench.source, before_ms=bench.clock()) == {}, "the mark is no activity"
 
     bench.add(points(1, [1]))
     assert mark_silent_runs(bench.journal, bench.source, before_ms=seen_ms + 1) == {bench.there.id: {subject}}
-    assert dict(bench.journal.subject(subject).tags) == {}
+    assert dict(subjects.subject(bench.journal, subject).tags) == {}
     assert [parse(body) for body in bench.pending(subject, Section.SMALL)] == [mark, [LAST_ACTIVITY]]
 
 
@@ -516,7 +518,7 @@ def test_a_run_that_has_ended_is_not_marked_and_loses_its_mark(bench: Bench) -> 
     bench.add(head(1, status="FINISHED"), head(2, status="RUNNING"))
     bench.clock.now_ms += 60_000
     [marked] = mark_silent_runs(bench.journal, bench.source, before_ms=bench.clock())[bench.there.id]
-    assert bench.journal.subject(marked).key == run_key(2)
+    assert subjects.subject(bench.journal, marked).key == run_key(2)
     bench.add(head(2, status="FINISHED"))
     assert mark_silent_runs(bench.journal, bench.source, before_ms=0) == {bench.there.id: {marked}}
     assert mark_silent_runs(bench.journal, bench.source, before_ms=bench.clock() + 1) == {}

@@ -18,11 +18,12 @@ from syncd.core.events import Event, EventFilter
 from syncd.core.facts import Fact, ModelSeen, Reading, SubjectDeleted, SubjectKey
 from syncd.core.overflow import POINTS
 from syncd.errors import JournalError, MessageRefused
-from syncd.journal import committing, database, outbox, overflow
+from syncd.journal import bindings, committing, database, outbox, overflow, participants, subjects
+from syncd.journal.bindings import Binding
 from syncd.journal.database import FILE_NAME, VERSION
 from syncd.journal.dead_letters import drop as drop_letters
 from syncd.journal.inbox import Inbox, InboxSettings
-from syncd.journal.journal import Binding, DeadLetter, Delivered, Journal
+from syncd.journal.journal import DeadLetter, Delivered, Journal
 from syncd.journal.outbox import Refusal
 from syncd.journal.refused_messages import KeptMessage, RefusedMessages
 from syncd.journal.report import JournalReport
@@ -54,8 +55,8 @@ class Desk:
         self.clock = Clock()
         self.event_source = event_source
         self.open()
-        self.source = self.journal.register_source("local")
-        self.there = self.journal.register_destinations({"workspace": "http://a"})["workspace"]
+        self.source = participants.register_source(self.journal, "local")
+        self.there = participants.register_destinations(self.journal, {"workspace": "http://a"})["workspace"]
 
     def open(self) -> None:
         self.journal = Journal.open(self.state_dir, wall_ms=self.clock, event_source=self.event_source)
@@ -77,7 +78,7 @@ class Desk:
         return run_id(self.journal, self.source, number)
 
     def bind(self, subject: int, remote_id: str = "there") -> None:
-        self.journal.bind(self.there.id, subject, Binding(remote_id, "", False, False))
+        bindings.bind(self.journal, self.there.id, subject, Binding(remote_id, "", False, False))
 
     def settle(self, subject: int, *, sections: tuple[Section, ...] = tuple(Section), **options: object) -> None:
         done = [(one, change.seq) for one in sections for change in self.journal.pending(self.there.id, subject, one)]
@@ -144,7 +145,7 @@ def test_a_run_s_life_is_told_in_order_once_and_fits_the_schemas(desk: Desk, tmp
 def test_nothing_is_told_by_a_journal_that_was_not_asked_to(tmp_path: Path) -> None:
     silent = Desk(tmp_path / "silent", event_source="")
     silent.synced_run()
-    silent.journal.destination_trouble(silent.there.id, "down", "no route")
+    participants.destination_trouble(silent.journal, silent.there.id, "down", "no route")
     assert silent.told() == []
 
 
@@ -213,7 +214,7 @@ def test_a_run_is_synced_after_its_dead_letter_was_dealt_with(desk: Desk) -> Non
 
 def test_a_run_waits_for_the_models_that_it_made(desk: Desk) -> None:
     desk.add(experiment(), head(1, status="FINISHED"), model("PENDING"), model())
-    found = desk.journal.find_subject(desk.source, "model", "m-1")
+    found = subjects.find_subject(desk.journal, desk.source, "model", "m-1")
     assert found is not None
     desk.bind(desk.run())
     desk.bind(found)
@@ -224,11 +225,11 @@ def test_a_run_waits_for_the_models_that_it_made(desk: Desk) -> None:
 
 
 def test_each_destination_has_its_own_synced(desk: Desk) -> None:
-    both = desk.journal.register_destinations({"workspace": "http://a", "second": "http://b"})
+    both = participants.register_destinations(desk.journal, {"workspace": "http://a", "second": "http://b"})
     desk.synced_run()
     second = both["second"]
     commit(desk.journal, desk.source, second.audience, experiment(), head(1, status="FINISHED"))
-    desk.journal.bind(second.id, desk.run(), Binding("other", "", False, False))
+    bindings.bind(desk.journal, second.id, desk.run(), Binding("other", "", False, False))
     [change] = desk.journal.pending(second.id, desk.run(), Section.HEAD)
     desk.journal.settle(second.id, desk.run(), [(Section.HEAD, change.seq)])
     synced = [event.data["destination"] for event in desk.told() if event.short_type == "run.synced"]
@@ -238,21 +239,21 @@ def test_each_destination_has_its_own_synced(desk: Desk) -> None:
 
 def test_down_and_up_are_told_in_turn(desk: Desk) -> None:
     there = desk.there.id
-    desk.journal.destination_up(there)
+    participants.destination_up(desk.journal, there)
     assert desk.types() == []
     for state in ("throttled", "down", "auth", "throttled"):
         desk.clock.now_ms += 1
-        desk.journal.destination_trouble(there, state, f"it is {state}")
+        participants.destination_trouble(desk.journal, there, state, f"it is {state}")
     assert desk.types() == ["destination.down", "destination.up"], "throttled is an answer"
     desk.clock.now_ms += 1
-    desk.journal.destination_trouble(there, "auth", "401")
+    participants.destination_trouble(desk.journal, there, "auth", "401")
     desk.journal.close()
     desk.open()
-    desk.journal.destination_trouble(there, "down", "still")
+    participants.destination_trouble(desk.journal, there, "down", "still")
     assert desk.types() == ["destination.down", "destination.up", "destination.down"]
     desk.clock.now_ms += 1
-    desk.journal.destination_up(there)
-    desk.journal.destination_up(there)
+    participants.destination_up(desk.journal, there)
+    participants.destination_up(desk.journal, there)
     assert desk.types()[3:] == ["destination.up"]
     assert [check(f"events/{event.short_type}", event.data) for event in desk.told()] == [None] * 4
 
@@ -394,8 +395,8 @@ def test_a_journal_of_version_1_goes_on(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_bytes(gzip.decompress(FIXTURE.read_bytes()))
     journal = Journal.open(tmp_path, event_source="syncd/host")
     assert journal.rebuilt_from is None
-    there = journal.register_destinations({"workspace": "http://a"})["workspace"]
-    source = journal.register_source("local")
+    there = participants.register_destinations(journal, {"workspace": "http://a"})["workspace"]
+    source = participants.register_source(journal, "local")
     one, two = run_id(journal, source, 1), run_id(journal, source, 2)
     assert len(journal.pending(there.id, one, Section.SMALL)) == 2
     assert journal.sums(there.id)["dead_letters"] == 1

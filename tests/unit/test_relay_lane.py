@@ -29,7 +29,7 @@ from syncd.core.filters import Filter
 from syncd.core.relay.reading import read_chunk, read_facts
 from syncd.core.relay.values import CHUNK_TYPE, Parcel, RelayedChunk, RelayedFacts
 from syncd.errors import OutcomeUnknown, Rejected
-from syncd.journal import committing
+from syncd.journal import committing, participants
 from syncd.journal.journal import Journal
 from syncd.runtime.assembly import open_artifact
 from syncd.runtime.courier import Courier, DestinationState
@@ -92,8 +92,8 @@ class Edge:
     def __init__(self, state: Path) -> None:
         self.broker = Broker()
         self.journal = Journal.open(state)
-        self.source_id = self.journal.register_source("local")
-        self.row = self.journal.register_destinations({"up": "sb://h/q"})["up"]
+        self.source_id = participants.register_source(self.journal, "local")
+        self.row = participants.register_destinations(self.journal, {"up": "sb://h/q"})["up"]
         self.read_again: list[str] = []
         self.thread = JournalThread(self.journal)
         self.channel = RelayChannel(

@@ -37,6 +37,7 @@ from syncd.core.relay.reading import read_chunk
 from syncd.core.relay.values import Parcel, RelayedChunk, RelayedFact, RelayedFacts, RelayOrigin
 from syncd.errors import AuthFailed, JournalFull, MessageRefused
 from syncd.journal import partials as partials_module
+from syncd.journal import participants, subjects
 from syncd.journal.inbox import Inbox, InboxSettings, Taken, Told
 from syncd.journal.journal import Journal
 from syncd.journal.partials import Partials
@@ -63,8 +64,8 @@ class Case:
         self.state_dir = state_dir
         self.clock = Clock()
         self.journal = Journal.open(state_dir, wall_ms=self.clock)
-        self.destination = self.journal.register_destinations({"a": "http://a"})["a"].id
-        self.source = self.journal.register_source("bus")
+        self.destination = participants.register_destinations(self.journal, {"a": "http://a"})["a"].id
+        self.source = participants.register_source(self.journal, "bus")
         self.inbox = Inbox(self.journal, self.source, InboxSettings(default_experiment="bus"))
         self.spool = Spool(self.journal, state_dir)
         self.spool.begin()
@@ -110,7 +111,7 @@ class Case:
         return len(list((self.state_dir / "spool").iterdir()))
 
     def problems(self) -> list[str]:
-        return [what for _, _, what in self.journal.problems()]
+        return [what for _, _, what in participants.problems(self.journal)]
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ def test_the_latest_word_counts_in_whatever_order_and_however_often_words_come(t
         case.tell(said)
     small = merge_small(case.changes(Section.SMALL))
     assert (small.params, small.tags, set(small.untag)) == ({"lr": "0.2"}, {"k": "new", "back": "2"}, {"gone"})
-    head = case.journal.subject(case.subject()).head
+    head = subjects.subject(case.journal, case.subject()).head
     assert head == ENDED
     assert order_of_head(case.journal, case.subject()) == ORIGIN.order(7)
     case.journal.close()
@@ -187,22 +188,22 @@ def test_what_is_referred_to_can_be_created_and_has_no_delivery(case: Case) -> N
     case.tell((5, InputsLogged(RUN, [], ["m1"])))
     assert case.changes(Section.HEAD) == []
     assert case.changes(Section.HEAD, EXPERIMENT) == []
-    assert case.journal.subject(case.subject()).head == HEAD  # how it stands, its own messages say
-    experiment = case.journal.subject(case.subject()).experiment_id
+    assert subjects.subject(case.journal, case.subject()).head == HEAD  # how it stands, its own messages say
+    experiment = subjects.subject(case.journal, case.subject()).experiment_id
     assert experiment is not None
-    assert case.journal.subject(experiment).head == ABOUT[1]
+    assert subjects.subject(case.journal, experiment).head == ABOUT[1]
     case.tell((7, ENDED))
-    assert case.journal.subject(case.subject()).head == ENDED
+    assert subjects.subject(case.journal, case.subject()).head == ENDED
     assert len(case.changes(Section.HEAD)) == 1
     case.tell((8, TagsSet(RUN, {"k": "v"})))
-    assert case.journal.subject(case.subject()).head == ENDED
+    assert subjects.subject(case.journal, case.subject()).head == ENDED
 
 
 def test_a_deletion_is_a_word_like_any_other(case: Case) -> None:
     case.tell((3, SubjectDeleted(RUN)), (2, ENDED))
-    assert case.journal.subject(case.subject()).deleted
+    assert subjects.subject(case.journal, case.subject()).deleted
     case.tell((4, ENDED))
-    assert not case.journal.subject(case.subject()).deleted
+    assert not subjects.subject(case.journal, case.subject()).deleted
 
 
 def test_names_with_half_of_a_surrogate_pair_are_taken(case: Case) -> None:
@@ -271,7 +272,7 @@ def test_a_batch_may_hold_all_chunks_twice_and_an_empty_file(case: Case) -> None
     outcomes = [kept.outcome for kept in case.keep(*chunks, empty, empty)]
     assert outcomes == ["part", "whole", "known", "known", "whole", "known"]
     assert sorted(case.files()) == [b"", CONTENT]
-    assert case.journal.subject(case.subject()).head == HEAD
+    assert subjects.subject(case.journal, case.subject()).head == HEAD
 
 
 def test_what_was_not_committed_is_kept_again(case: Case) -> None:
