@@ -16,7 +16,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from syncd.core.facts import (
@@ -325,7 +325,7 @@ class _Step:
 
         ``roots`` gets the directories of the spool that are now in use.
         """
-        runs: dict[bool, list[RunStatement]] = {False: [], True: []}
+        runs: dict[bool, list[RunStatement]] = {True: [], False: []}  # what comes again was sent before
         relay = RelayStep(self._journal, self._facts, self._source_id, roots)
         for one in told:
             match one.statement:
@@ -449,8 +449,13 @@ class _Step:
         state = heard.state
         self._facts.add(TagsSet(run, {LAST_ACTIVITY: activity_text(state.last_ms)}))
         if end_as is not None:
-            ended = merge(state, RunState(first_ms=state.first_ms, last_ms=state.last_ms, end=(state.last_ms, end_as)))
-            self._facts.add(heads(run.id, ended, default_experiment=self._settings.default_experiment)[1])
+            self._facts.add(
+                heads(
+                    run.id,
+                    replace(state, end=(state.last_ms, state.last_ms, end_as)),
+                    default_experiment=self._settings.default_experiment,
+                )[1]
+            )
         self._journal._run("mark_stale", {"subject_id": subject_id, "stale": end_as or STALE})
         self._known.runs.pop(subject_id, None)
 
@@ -465,8 +470,8 @@ def _device_of(state: RunState | None) -> str:
     return state.device[1] if state is not None and state.device is not None else ""
 
 
-def _two_values(run: SubjectKey, key: str, one: Stamped, other: Stamped) -> ProblemFound:
-    first, second = sorted((one, other))
+def _two_values(run: SubjectKey, key: str, known: Stamped, said: Stamped) -> ProblemFound:
+    first, second = (known, said) if known[0] <= said[0] else (said, known)
     what = f"messages say two values; {first[1][:100]!r} counts, which was said before {second[1][:100]!r}"
     return ProblemFound(f"run {run.id}, param {key}", what, run)
 

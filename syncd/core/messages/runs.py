@@ -2,10 +2,11 @@
 
 Rules
 -----
-1. ``merge`` is commutative, associative and idempotent: in whatever order messages come, and however often, the same
-   is known of the run in the end (tests/unit/test_message_runs.py).
+1. ``merge`` is associative and idempotent, and commutative where no two messages give the same time: in whatever order
+   they come, and however often, the same is known of the run in the end (tests/unit/test_message_runs.py).
 2. The first word counts for what cannot change on a server: the experiment, the start, a param. The last word counts
-   for what can: name, user, parent, end, a tag. First and last go by the time that a message gives, then by the value.
+   for what can: name, user, parent, end, a tag. First and last go by the time that a message gives, and of the same
+   time (a second, often, and what is received together without a time) by the order in which messages come.
 3. A run starts when its ``run.start`` says so, without one with its first message; it ends by ``run.end`` alone.
 """
 
@@ -15,7 +16,8 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Final
+from operator import itemgetter
+from typing import Any, Final, TypeVar
 
 from syncd.core.facts import ExperimentSeen, RunSeen, RunStatus, SubjectKey
 from syncd.core.messages.statements import (
@@ -30,6 +32,7 @@ from syncd.core.messages.statements import (
 from syncd.core.source_tags import PARENT_RUN_ID
 
 Stamped = tuple[int, str]  # when it was said (ms), and what
+Said = TypeVar("Said", bound=tuple[Any, ...])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +47,7 @@ class RunState:
     user_id: Stamped | None = None
     parent_run_id: Stamped | None = None
     started_ms: int | None = None
-    end: Stamped | None = None  # end time (ms) and status
+    end: tuple[int, int, str] | None = None  # when it was said (ms), end time (ms) and status
 
     def encode(self) -> str:
         """Return it as JSON."""
@@ -55,13 +58,15 @@ _STATE_FIELDS: Final = tuple(one.name for one in fields(RunState))
 
 
 def decode_state(text: str) -> RunState:
-    """Return what ``RunState.encode`` wrote."""
+    """Return what ``RunState.encode`` wrote; before 2026-11-29 it did not say when the end was said."""
     known: Any = {key: tuple(one) if isinstance(one, list) else one for key, one in json.loads(text).items()}
+    if known["end"] is not None and len(known["end"]) == 2:
+        known["end"] = (known["end"][0], *known["end"])
     return RunState(**known)
 
 
 def merge(one: RunState, other: RunState) -> RunState:
-    """Return what is known when both are."""
+    """Return what is known when both are; ``other`` was heard later."""
     return RunState(
         first_ms=min(one.first_ms, other.first_ms),
         last_ms=max(one.last_ms, other.last_ms),
@@ -75,29 +80,34 @@ def merge(one: RunState, other: RunState) -> RunState:
     )
 
 
-def _first(one: Stamped | None, other: Stamped | None) -> Stamped | None:
-    return min((said for said in (one, other) if said is not None), default=None)
+def _first(*said: Said | None) -> Said | None:
+    """Return the first word of some in the order in which they were heard."""
+    return min((one for one in said if one is not None), key=_time, default=None)
 
 
-def _last(one: Stamped | None, other: Stamped | None) -> Stamped | None:
-    return max((said for said in (one, other) if said is not None), default=None)
+def _last(*said: Said | None) -> Said | None:
+    """Return the last word of some in the order in which they were heard."""
+    return max((one for one in reversed(said) if one is not None), key=_time, default=None)
+
+
+_time: Final = itemgetter(0)
 
 
 def state_of(statements: Sequence[RunStatement]) -> RunState:
-    """Return what statements of one run say of its head: what merging them one by one comes to."""
+    """Return what statements of one run, as they came, say of its head: what merging them one by one comes to."""
     starts = [one for one in statements if isinstance(one, RunStarted)]
     ends = [one for one in statements if isinstance(one, RunEnded)]
     times = [one.time_ms for one in statements]
     return RunState(
         first_ms=min(times),
         last_ms=max(times),
-        experiment=min(((one.time_ms, one.experiment) for one in statements if one.experiment), default=None),
-        device=min(((one.time_ms, one.run.device) for one in statements if one.run.device), default=None),
-        name=max(((one.time_ms, one.run.name) for one in statements if one.run.name), default=None),
-        user_id=max(((one.time_ms, one.user_id) for one in starts if one.user_id), default=None),
-        parent_run_id=max(((one.time_ms, one.parent_run_id) for one in starts if one.parent_run_id), default=None),
+        experiment=_first(*((one.time_ms, one.experiment) for one in statements if one.experiment)),
+        device=_first(*((one.time_ms, one.run.device) for one in statements if one.run.device)),
+        name=_last(*((one.time_ms, one.run.name) for one in statements if one.run.name)),
+        user_id=_last(*((one.time_ms, one.user_id) for one in starts if one.user_id)),
+        parent_run_id=_last(*((one.time_ms, one.parent_run_id) for one in starts if one.parent_run_id)),
         started_ms=min((one.start_time_ms for one in starts), default=None),
-        end=max(((one.end_time_ms, one.status) for one in ends), default=None),
+        end=_last(*((one.time_ms, one.end_time_ms, one.status) for one in ends)),
     )
 
 
@@ -105,14 +115,14 @@ def heads(run_id: str, state: RunState, *, default_experiment: str) -> tuple[Exp
     """Return the facts that state a run and its experiment."""
     experiment = state.experiment[1] if state.experiment else default_experiment
     key = SubjectKey("experiment", experiment)
-    status: RunStatus = state.end[1] if state.end else "RUNNING"  # type: ignore[assignment]
+    status: RunStatus = state.end[2] if state.end else "RUNNING"  # type: ignore[assignment]
     run = RunSeen(
         subject=SubjectKey("run", run_id),
         experiment=key,
         name=state.name[1] if state.name else "",
         status=status,
         start_time_ms=state.first_ms if state.started_ms is None else state.started_ms,
-        end_time_ms=state.end[0] if state.end else None,
+        end_time_ms=state.end[1] if state.end else None,
         user_id=state.user_id[1] if state.user_id else "",
         parent_run_id=state.parent_run_id[1] if state.parent_run_id else "",
     )
@@ -124,12 +134,16 @@ def heads(run_id: str, state: RunState, *, default_experiment: str) -> tuple[Exp
 
 def first_values(known: Mapping[str, Stamped], said: Mapping[str, Stamped]) -> dict[str, Stamped]:
     """Return the params that are new, or were said before what is known of them."""
-    return {key: one for key, one in said.items() if key not in known or one < known[key]}
+    return {key: one for key, one in said.items() if key not in known or one[0] < known[key][0]}
 
 
 def last_values(known: Mapping[str, Stamped], said: Mapping[str, Stamped]) -> dict[str, Stamped]:
-    """Return the tags or artifacts that are new, or were said after what is known of them."""
-    return {key: one for key, one in said.items() if key not in known or one > known[key]}
+    """Return the tags or artifacts that are new, or were said after what is known of them, and heard later."""
+    return {key: one for key, one in said.items() if key not in known or _overtakes(one, known[key])}
+
+
+def _overtakes(one: Stamped, known: Stamped) -> bool:
+    return one[0] > known[0] or (one[0] == known[0] and one[1] != known[1])
 
 
 # -- several statements together -----------------------------------------------------------------------------------
