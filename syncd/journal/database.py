@@ -9,7 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from syncd.errors import JournalCorrupt, JournalError, JournalFull, JournalNewer
-from syncd.journal.queries import SCHEMA, SCHEMA_EVENTS, SCHEMA_MESSAGES, SCHEMA_OVERFLOW, SCHEMA_RELAY
+from syncd.journal.queries import (
+    SCHEMA,
+    SCHEMA_COMMANDS,
+    SCHEMA_EVENTS,
+    SCHEMA_MESSAGES,
+    SCHEMA_OVERFLOW,
+    SCHEMA_RELAY,
+)
 
 FILE_NAME = "journal.db"
 RESERVE_NAME = "reserve"
@@ -18,7 +25,14 @@ RESERVE_BYTES = 8 * 1024 * 1024
 CACHE_KIB = 1024
 
 # migrations[n] brings a journal of version n to n + 1. Version 0 is an empty file.
-MIGRATIONS: tuple[str, ...] = (SCHEMA, SCHEMA_EVENTS, SCHEMA_MESSAGES, SCHEMA_OVERFLOW, SCHEMA_RELAY)
+MIGRATIONS: tuple[str, ...] = (
+    SCHEMA,
+    SCHEMA_EVENTS,
+    SCHEMA_MESSAGES,
+    SCHEMA_OVERFLOW,
+    SCHEMA_RELAY,
+    SCHEMA_COMMANDS,
+)
 VERSION = len(MIGRATIONS)
 
 _FULL = {sqlite3.SQLITE_FULL}

@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import structlog
+
 from syncd.core.facts import (
     ArtifactSeen,
     MetricsLogged,
@@ -59,6 +61,8 @@ from syncd.journal.journal import Journal
 from syncd.journal.relayed import REOPENED, RelayStep
 from syncd.journal.silence import activity_text
 
+log = structlog.get_logger(__name__)
+
 IDENTITIES: Final = 1_000_000
 IDENTITY_BYTES: Final = 120  # what one costs in the file, index included
 IDENTITIES_MS: Final = 14 * 24 * 3600 * 1000  # the longest that Service Bus keeps a message by default
@@ -85,7 +89,7 @@ class Told:
 
 @dataclass(slots=True)
 class Taken:
-    """What became of events: the subjects that now wait, per destination id, and the commands that are new.
+    """What became of events: the subjects that now wait, per destination id, and the commands that are to be obeyed.
 
     ``roots`` are the directories of the spool that are now in use.
     """
@@ -228,23 +232,28 @@ class Inbox:
                 taken.ignored += 1
                 return
             case Command():
-                self._obey(statement)
-                taken.commands.append(statement)
+                if self._obey(statement):
+                    taken.commands.append(statement)
             case ForeignEvent():
                 self._add_foreign_event(statement)
         taken.taken += 1
 
-    def _obey(self, command: Command) -> None:
-        """Record what a command wants to last; it was permitted before."""
+    def _obey(self, command: Command) -> bool:
+        """Record what a command wants to last; it was permitted before. Return whether it counts: it may be too old.
+
+        A time that is still to come would have every other command wait for it: it is that of arrival.
+        """
         if command.name not in ("pause", "resume"):
-            return
+            return True
         [(kind, name)] = command.arguments.items()
-        known = {"kind": kind, "name": name}
-        if command.name == "resume":
-            self.journal._run("drop_pause", known)
-        else:
-            source = self.journal._run("source_name", {"id": self.source_id}).fetchone()[0]
-            self.journal._run("put_pause", {**known, "source": source, "now_ms": self.journal._wall_ms()})
+        now_ms = self.journal._wall_ms()
+        wanted = {"kind": kind, "name": name, "resting": int(command.name == "pause")}
+        times = {"now_ms": now_ms, "said_ms": min(command.time_ms, now_ms)}
+        [source] = self.journal._run("source_name", {"id": self.source_id}).fetchone()
+        counts = bool(self.journal._run("put_pause", {**wanted, **times, "source": source}).rowcount)
+        if not counts:
+            log.warning("a command changes nothing: a newer one came before it", command=command.name, **{kind: name})
+        return counts
 
     def _add_foreign_event(self, event: ForeignEvent) -> None:
         self.journal._run(

@@ -1,4 +1,7 @@
-"""What commands have paused, for good until another resumes it."""
+"""What commands have paused, for good until another resumes it.
+
+Of two commands about the same part the one counts that was given later, whichever comes first (``put_pause``).
+"""
 
 from __future__ import annotations
 

@@ -31,6 +31,7 @@ SCHEMA_EVENTS = _text_of("schema_events.sql")
 SCHEMA_MESSAGES = _text_of("schema_messages.sql")
 SCHEMA_OVERFLOW = _text_of("schema_overflow.sql")
 SCHEMA_RELAY = _text_of("schema_relay.sql")
+SCHEMA_COMMANDS = _text_of("schema_commands.sql")
 _QUERIES = (
     "queries.sql",
     "queries_events.sql",

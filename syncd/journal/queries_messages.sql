@@ -71,15 +71,15 @@ DELETE FROM foreign_event WHERE seq <= (SELECT MAX(seq) FROM foreign_event) - :m
 SELECT o.seq, o.name, o.time_ms, o.service, o.subject, o.data FROM foreign_event o
 WHERE o.seq > :after ORDER BY o.seq LIMIT :limit;
 
+-- Changes nothing if a newer command was taken before. One that is still to come was taken while the clock was wrong.
 -- name: put_pause
-INSERT INTO pause (kind, name, source, at_ms) VALUES (:kind, :name, :source, :now_ms)
-ON CONFLICT (kind, name) DO NOTHING;
-
--- name: drop_pause
-DELETE FROM pause WHERE kind = :kind AND name = :name;
+INSERT INTO pause (kind, name, source, at_ms, resting, said_ms)
+VALUES (:kind, :name, :source, :now_ms, :resting, :said_ms)
+ON CONFLICT (kind, name) DO UPDATE SET source = excluded.source, at_ms = excluded.at_ms, resting = excluded.resting,
+said_ms = excluded.said_ms WHERE excluded.said_ms >= said_ms OR said_ms > :now_ms;
 
 -- name: pauses
-SELECT kind, name, source, at_ms FROM pause ORDER BY kind, name;
+SELECT kind, name, source, at_ms FROM pause WHERE resting = 1 ORDER BY kind, name;
 
 -- name: add_spooled
 INSERT INTO spooled (root, subject_id, seq, size_bytes) VALUES (?, ?, ?, ?);

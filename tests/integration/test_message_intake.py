@@ -430,6 +430,7 @@ async def test_commands_that_are_allowed_are_obeyed(
         await case.until(lambda: case.pipeline.rests.is_resting("source", "local"))
         case.source.put(event({"destination": name}, of="command.resume"))
         case.source.put(event({"source": "local"}, of="command.resume"))
+        case.source.put(event({"destination": name}, of="command.pause", time="2023-11-14T22:13:19Z"))
         await case.settled()
         [run] = await asyncio.to_thread(case.runs)
         assert run.data.metrics == {"m": 1.0}

@@ -6,7 +6,7 @@ import itertools
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -28,7 +28,7 @@ from syncd.core.source_tags import LAST_ACTIVITY
 from syncd.errors import MessageRefused
 from syncd.journal import inbox as inbox_module
 from syncd.journal import participants, refused_messages, subjects
-from syncd.journal.database import FILE_NAME, VERSION
+from syncd.journal.database import FILE_NAME, MIGRATIONS, VERSION
 from syncd.journal.dead_letters import drop as drop_letters
 from syncd.journal.dead_letters import retry as retry_letters
 from syncd.journal.inbox import Inbox, InboxSettings, Taken, Told
@@ -333,6 +333,69 @@ def test_pauses_last_until_they_are_resumed(tmp_path: Path) -> None:
     case = Case(tmp_path)
     case.tell(Command(name="resume", time_ms=1, arguments={"destination": "a"}), identity="resume")
     assert [one.name for one in pauses(case.journal)] == ["local"]
+    case.journal.close()
+
+
+def resting(case: Case) -> list[str]:
+    return [one.name for one in pauses(case.journal)]
+
+
+@pytest.mark.parametrize("given", list(itertools.permutations([("pause", 10), ("resume", 20), ("pause", 30)])))
+def test_the_last_command_counts_whatever_order_they_come_in(
+    case: Case, given: Sequence[tuple[Literal["pause", "resume"], int]]
+) -> None:
+    newest, wanted = 0, []
+    for name, time_ms in given:
+        command = Command(name=name, time_ms=time_ms, arguments={"destination": "a"})
+        taken = case.tell(command)
+        if time_ms > newest:
+            newest, wanted = time_ms, ["a"] if name == "pause" else []
+        assert (taken.taken, taken.commands) == (1, [command] if time_ms == newest else [])
+        assert resting(case) == wanted
+
+
+def test_commands_of_one_time_and_those_of_a_time_to_come_count_in_the_order_of_arrival(case: Case) -> None:
+    later_ms = NOW_MS + 3_600_000
+    for name, time_ms, rests in (
+        ("pause", 5, ["a"]),
+        ("resume", 5, []),
+        ("pause", later_ms, ["a"]),
+        ("resume", NOW_MS - 1, ["a"]),
+        ("resume", NOW_MS, []),
+    ):
+        case.tell(Command(name=name, time_ms=time_ms, arguments={"destination": "a"}))  # type: ignore[arg-type]
+        assert resting(case) == rests
+    case.tell(Command(name="pause", time_ms=later_ms, arguments={"destination": "a"}))
+    case.clock.now_ms += 1000
+    case.tell(Command(name="resume", time_ms=NOW_MS + 500, arguments={"destination": "a"}))
+    assert resting(case) == []
+
+
+def test_commands_about_different_parts_do_not_count_against_each_other(case: Case) -> None:
+    case.tell(Command(name="resume", time_ms=20, arguments={"destination": "a"}))
+    case.tell(Command(name="pause", time_ms=10, arguments={"destination": "b"}))
+    case.tell(Command(name="pause", time_ms=10, arguments={"source": "a"}))
+    assert resting(case) == ["b", "a"]
+
+
+def test_a_command_that_came_while_the_clock_was_wrong_bars_no_other(case: Case) -> None:
+    case.tell(Command(name="pause", time_ms=NOW_MS, arguments={"destination": "a"}))
+    case.clock.now_ms = 1000
+    case.tell(Command(name="resume", time_ms=900, arguments={"destination": "a"}))
+    assert resting(case) == []
+
+
+def test_what_was_paused_before_times_were_kept_rests_until_it_is_resumed(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / FILE_NAME)
+    for number, script in enumerate(MIGRATIONS[:5], 1):
+        connection.executescript(f"{script}\nPRAGMA user_version = {number};")
+    connection.execute("INSERT INTO pause (kind, name, source, at_ms) VALUES ('destination', 'a', 'bus', 7)")
+    connection.commit()
+    connection.close()
+    case = Case(tmp_path)
+    assert pauses(case.journal) == [Pause("destination", "a", "bus", 7)]
+    case.tell(Command(name="resume", time_ms=1, arguments={"destination": "a"}))
+    assert resting(case) == []
     case.journal.close()
 
 
