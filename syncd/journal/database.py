@@ -16,6 +16,7 @@ from syncd.journal.queries import (
     SCHEMA_MESSAGES,
     SCHEMA_OVERFLOW,
     SCHEMA_RELAY,
+    SCHEMA_RETRIES,
 )
 
 FILE_NAME = "journal.db"
@@ -32,6 +33,7 @@ MIGRATIONS: tuple[str, ...] = (
     SCHEMA_OVERFLOW,
     SCHEMA_RELAY,
     SCHEMA_COMMANDS,
+    SCHEMA_RETRIES,
 )
 VERSION = len(MIGRATIONS)
 

@@ -32,6 +32,7 @@ SCHEMA_MESSAGES = _text_of("schema_messages.sql")
 SCHEMA_OVERFLOW = _text_of("schema_overflow.sql")
 SCHEMA_RELAY = _text_of("schema_relay.sql")
 SCHEMA_COMMANDS = _text_of("schema_commands.sql")
+SCHEMA_RETRIES = _text_of("schema_retries.sql")
 _QUERIES = (
     "queries.sql",
     "queries_events.sql",

@@ -106,14 +106,16 @@ DELETE FROM spooled WHERE root = ?;
 
 -- name: add_refused_message
 INSERT INTO refused_message (id, source_id, message_id, address, content_type, headers, body, reason, description,
-sent_ms, at_ms) VALUES (:id, :source_id, :message_id, :address, :content_type, :headers, :body, :reason, :description,
-:sent_ms, :now_ms);
+sent_ms, at_ms, packet, in_part) VALUES (:id, :source_id, :message_id, :address, :content_type, :headers, :body, :reason,
+:description, :sent_ms, :now_ms, :packet, :in_part);
 
 -- name: refuse_again
-UPDATE refused_message SET again = 0, reason = :reason, description = :description WHERE id = :id;
+UPDATE refused_message SET again = 0, reason = :reason, description = :description, in_part = MAX(in_part, :in_part)
+WHERE id = :id;
 
+-- Of a message that does not say when it was sent, the time counts at which it came.
 -- name: refused_to_retry
-SELECT id, message_id, address, content_type, headers, body, sent_ms FROM refused_message
+SELECT id, message_id, address, content_type, headers, body, COALESCE(sent_ms, at_ms), packet, in_part FROM refused_message
 WHERE source_id = :source_id AND again = 1 ORDER BY id LIMIT :limit;
 
 -- name: drop_refused_message
@@ -133,5 +135,5 @@ SELECT EXISTS (SELECT 1 FROM refused_message WHERE id = :id AND source_id = :sou
 AND address = :address AND (message_id <> '' OR (content_type, headers) = (:content_type, :headers)) AND body = :body);
 
 -- name: refused_messages
-SELECT id, message_id, address, content_type, headers, body, sent_ms FROM refused_message
+SELECT id, message_id, address, content_type, headers, body, sent_ms, packet, in_part FROM refused_message
 WHERE source_id = :source_id AND id > :after ORDER BY id LIMIT :limit;

@@ -7,7 +7,8 @@ Rules
    seconds) or its sender sends it once more (a webhook's, after a 4xx). Only what a message says tells: its broker's
    mark of a redelivery is forgotten as well.
 3. ``syncd dlq`` lists them, and marks them or gives them up, as it does dead letters (``dead_letters``). The daemon
-   looks for what is marked, tries it again, and forgets what was taken.
+   looks for what is marked, tries it again as if it came now for the first time (but for what was taken of it, and
+   when it came), and forgets what was taken in the transaction in which that is committed.
 4. What is refused is told in the transaction that keeps it, once for each letter. A broker that keeps it may hand it
    over again before it does; then what is the same each time says that it was told.
 """
@@ -30,7 +31,10 @@ READ_AT_ONCE: Final = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptMessage:
-    """A refused message, whole; it can be decoded again (``core.messages.envelopes.Received``)."""
+    """A refused message, whole; it can be decoded again (``core.messages.envelopes.Received``).
+
+    ``packet`` is the number that it had with its broker; ``in_part`` says that some of its events were taken.
+    """
 
     number: int = 0
     id: str
@@ -39,6 +43,8 @@ class KeptMessage:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes
     sent_ms: int | None = None
+    packet: int = 0
+    in_part: bool = False
 
 
 class RefusedMessages:
@@ -92,6 +98,8 @@ class RefusedMessages:
             "reason": refusal.reason,
             "description": str(refusal),
             "sent_ms": message.sent_ms,
+            "packet": message.packet,
+            "in_part": message.in_part,
             "now_ms": self._journal._wall_ms(),
         }
         last = {**parameters, "id": self._numbers.get(digest)}
@@ -130,20 +138,27 @@ class RefusedMessages:
                 headers=json.loads(headers),
                 body=bytes(body),
                 sent_ms=sent_ms,
+                packet=packet,
+                in_part=bool(in_part),
             )
-            for number, message_id, address, content_type, headers, body, sent_ms in rows
+            for number, message_id, address, content_type, headers, body, sent_ms, packet, in_part in rows
         ]
 
-    def taken(self, number: int) -> None:
-        """Forget a message that was taken after all."""
-        with self._journal._releasing("forgetting a refused message"):
+    def tried(self, number: int, refusal: MessageRefused | None, *, in_part: bool = False) -> None:
+        """Record, in a transaction that is open, that a message was tried again, and was taken or is refused again.
+
+        ``in_part`` says that some of its events were taken now.
+        """
+        if refusal is None:
             self._journal._run("drop_refused_message", {"id": number})
+        else:
+            words = {"reason": refusal.reason, "description": str(refusal)}
+            self._journal._run("refuse_again", {"id": number, "in_part": in_part, **words})
 
     def refused_again(self, number: int, refusal: MessageRefused) -> None:
         """Record that a message was tried again in vain."""
-        parameters = {"id": number, "reason": refusal.reason, "description": str(refusal)}
         with self._journal._releasing("keeping a refused message"):
-            self._journal._run("refuse_again", parameters)
+            self.tried(number, refusal)
 
 
 def _digest(message: KeptMessage) -> bytes:

@@ -20,6 +20,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Protocol, TypeVar
 
 import structlog
@@ -295,7 +296,7 @@ class MessageIntake:
             if len(messages) == 1:
                 log.exception("a message failed unexpectedly", source=self.name, id=messages[0].id)
                 refusal = _unexpected(exc)
-                self._keep_refused([(messages[0], refusal)], together=False)
+                self._keep_refused([(_whole(messages[0]), refusal)], together=False)
                 return Committed(Taken(), refused=[(messages[0], refusal)])
         return _sum([self._take([message]) for message in messages])
 
@@ -304,6 +305,7 @@ class MessageIntake:
         now_ms = self._wall_ms()
         reads: list[Read] = []
         refused: list[tuple[Message, MessageRefused]] = []
+        kept: list[tuple[KeptMessage, MessageRefused]] = []
         try:
             for message in messages:
                 read = self._reader.read(
@@ -316,8 +318,9 @@ class MessageIntake:
                 reads.append(read)
                 if read.refusal is not None:
                     refused.append((message, read.refusal))
+                    kept.append((_whole(message, in_part=bool(read.told)), read.refusal))
             told = [one for read in reads for one in read.told]
-            taken = self._inbox.take(told, refused=len(refused), beside=lambda: self._keep_refused(refused))
+            taken = self._inbox.take(told, refused=len(refused), beside=lambda: self._keep_refused(kept))
         except BaseException:
             self._spool.discard([kept for read in reads for kept in read.kept])
             self._partials.abandon()
@@ -328,34 +331,33 @@ class MessageIntake:
         complete = [message for message, read in zip(messages, reads, strict=True) if read.refusal is None]
         return Committed(taken, complete, refused, ignored_types=_ignored_types(reads))
 
-    def _keep_refused(self, refused: Sequence[tuple[Message, MessageRefused]], *, together: bool = True) -> None:
+    def _keep_refused(self, refused: Sequence[tuple[KeptMessage, MessageRefused]], *, together: bool = True) -> None:
         """Keep and tell of what is refused, ``together`` with what else a transaction commits that is open."""
         if not refused:
             return
         keep = self._refused.keep_within if together else self._refused.keep
-        gone = keep([(_whole(message), refusal) for message, refusal in refused])
+        gone = keep(refused)
         if gone:
             log.error("too many refused messages: the oldest were given up", source=self.name, messages=gone)
 
     def _retry(self, message: KeptMessage) -> Committed:
         """Take a message that was refused before and that somebody wants to have tried again."""
+        read = Read()
         try:
-            read = self._reader.read(message, deliveries=1, now_ms=self._wall_ms())
-            taken = self._inbox.take(read.told)
-        except JournalError:
-            self._partials.abandon()
-            raise
+            deliveries = 2 if message.in_part else 1
+            read = self._reader.read(message, deliveries=deliveries, packet=message.packet, now_ms=self._wall_ms())
+            tried = partial(self._refused.tried, message.number, read.refusal, in_part=bool(read.told))
+            taken = self._inbox.take(read.told, beside=tried)
         except Exception as exc:
+            self._spool.discard(read.kept)
             self._partials.abandon()
+            if isinstance(exc, JournalError):
+                raise
             log.exception("a message failed unexpectedly", source=self.name, id=message.id)
             self._refused.refused_again(message.number, _unexpected(exc))
             return Committed(Taken())
         self._partials.committed()
         self._spool.discard([kept for kept in read.kept if kept.root not in taken.roots])
-        if read.refusal is None:
-            self._refused.taken(message.number)
-        else:
-            self._refused.refused_again(message.number, read.refusal)
         return Committed(taken, ignored_types=_ignored_types([read]))
 
 
@@ -398,7 +400,7 @@ def _ignored_types(reads: Iterable[Read]) -> set[str]:
     return {statement.type for statement in statements if isinstance(statement, Ignored)}
 
 
-def _whole(message: Message) -> KeptMessage:
+def _whole(message: Message, *, in_part: bool = False) -> KeptMessage:
     received: Received = message
     return KeptMessage(
         id=received.id,
@@ -407,4 +409,6 @@ def _whole(message: Message) -> KeptMessage:
         headers=received.headers,
         body=received.body,
         sent_ms=received.sent_ms,
+        packet=message.packet,
+        in_part=in_part,
     )

@@ -108,9 +108,9 @@ class MessageReader:
         decoded = decode(message, self._rules, now_ms=now_ms)
         read = Read(refusal=decoded.refusal)
         content = "" if all(said.identity for said in decoded.said) else _content_identity(message, packet)
-        for index, said in enumerate(decoded.said):
+        for said in decoded.said:
             try:
-                read.told.append(self._told(said, f"{content}\n{index}", deliveries, session, read))
+                read.told.append(self._told(said, f"{content}\n{said.index}", deliveries, session, read))
             except MessageRefused as refusal:
                 read.refusal = read.refusal or refusal
             except JournalError:

@@ -9,6 +9,7 @@ import json
 import os
 import random
 import threading
+import time
 import tracemalloc
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -451,6 +452,62 @@ async def test_a_refused_message_is_taken_when_it_is_tried_again(
         await case.settled()
         [run] = await asyncio.to_thread(case.runs)
         assert [file.path for file in case.client.list_artifacts(run.info.run_id)] == ["a"]
+
+
+async def test_what_is_tried_again_repeats_nothing_and_counts_from_when_it_came(
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str
+) -> None:
+    """Two events of a batch without ids come before and after one that names a file that is not there yet."""
+    (tmp_path / "out").mkdir()
+    run = {"run": {"id": "r"}}
+    file = {**run, "metrics": {"late": 1}, "tags": {"state": "old"}}
+    file["artifacts"] = [{"path": "a", "root": str(tmp_path / "out")}]
+    wrong = {**run, "metric": {}}
+    batch = [wrong, {**run, "metrics": {"m": 1}, "step": 1}, file, {**run, "metrics": {"m": 2}, "step": 2}]
+    async with running(tmp_path, mlflow_server, experiment, roots=(tmp_path / "out",)) as case:
+        begun_ms = time.time() * 1000
+        case.source.put(batch, id="", packet=7)
+        await case.until(lambda: len(case.source.refused) == 1)
+        came_ms = time.time() * 1000
+        case.source.put({**run, "tags": {"state": "new"}}, id="", packet=8)
+        for there in (False, True):
+            if there:
+                (tmp_path / "out" / "a").write_text("here now")
+            assert retry(tmp_path, None).waiting == (1,)
+            await case.until(lambda: not case.intake._refused.to_retry())
+        assert len(letters(tmp_path)) == 1
+        await case.settled()
+        [run_there] = await asyncio.to_thread(case.runs)
+        assert [value for value, _, _ in history(case, run_there, "m")] == [1, 2]
+        [(_, timestamp, _)] = history(case, run_there, "late")
+        assert begun_ms - 1 <= timestamp <= came_ms
+        assert run_there.data.tags["state"] == "new"
+
+
+async def test_a_disk_that_is_full_while_a_message_is_tried_again_is_not_filled_by_that(
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(message_intake, "FULL_RETRY_S", 0.01)
+    inline = {"path": "a", "content": base64.b64encode(b"x").decode()}
+    batch = [{"run": "r", "artifacts": [inline]}, {"run": "r", "wrong": 1}]
+    async with running(tmp_path, mlflow_server, experiment) as case:
+        case.source.put(batch, id="", packet=7)
+        await case.until(lambda: len(case.source.refused) == 1)
+        await case.settled()
+        await case.until(lambda: list((tmp_path / "spool").iterdir()) == [])
+        take, full = Inbox.take, [True] * 20
+
+        def takes(self: Inbox, *arguments: Any, **options: Any) -> Any:
+            if full:
+                full.pop()
+                raise JournalFull("no space", doing="writing", target="syncd.db")
+            return take(self, *arguments, **options)
+
+        monkeypatch.setattr(Inbox, "take", takes)
+        assert retry(tmp_path, None).waiting == (1,)
+        await case.until(lambda: not case.intake._refused.to_retry())
+        assert not full
+        assert list((tmp_path / "spool").iterdir()) == []
 
 
 class SharedOptions(MessageOptions):

@@ -126,7 +126,7 @@ class _Reader:
 
     def said(self, event: Envelope, index: int) -> Said:
         time_ms = self._time_ms if event.time_ms is None else event.time_ms
-        return Said(self._identity(event, index), self._statement(event, time_ms))
+        return Said(self._identity(event, index), self._statement(event, time_ms), index)
 
     def _identity(self, event: Envelope, index: int) -> str:
         if event.identity:

@@ -172,8 +172,9 @@ Statement = RunStatement | Command | ForeignEvent | Relayed | RelayStatement | I
 class Said:
     """One statement with the identity of the event that made it; the same identity is the same event, told again.
 
-    ``identity`` "" means that nothing tells it from another of the same content.
+    ``identity`` "" means that nothing tells it from another of the same content. ``index`` is the event's in its batch.
     """
 
     identity: str
     statement: Statement
+    index: int = 0
