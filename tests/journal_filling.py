@@ -18,7 +18,7 @@ from syncd.core.facts import (
     SubjectKey,
     TagsSet,
 )
-from syncd.journal import committing, subjects
+from syncd.journal import committing, deliveries, subjects
 from syncd.journal.journal import Journal
 
 NOW_MS = 1_790_000_000_000
@@ -83,5 +83,5 @@ def run_id(journal: Journal, source_id: int, number: int) -> int:
 
 def settle_all(journal: Journal, destination_id: int, subject_id: int) -> None:
     for section in Section:
-        changes = journal.pending(destination_id, subject_id, section)
-        journal.settle(destination_id, subject_id, [(section, change.seq) for change in changes])
+        changes = deliveries.pending(journal, destination_id, subject_id, section)
+        deliveries.settle(journal, destination_id, subject_id, [(section, change.seq) for change in changes])

@@ -1,11 +1,13 @@
-"""Putting dead letters back, or giving them up, from outside the process that owns the journal.
+"""Dead letters: made where a destination refuses a change, put back or given up at somebody's word.
 
 Rules
 -----
-1. The state directory is not taken: each step is one short write transaction beside the daemon, which notices it
-   through ``PRAGMA data_version``. Without a daemon, what was put back is sent at the next start.
-2. A letter goes and its change comes in the same transaction, so that nothing is lost or sent twice for it.
-3. What the source has stated anew since then is not undone: a head is sent as it is now, and of tags only those
+1. A letter holds the change whole, and is added in the transaction that ends its delivery (``deliveries`` rule 1).
+2. It is put back or given up from outside the process that owns the journal. The state directory is not taken: each
+   step is one short write transaction beside the daemon, which notices it through ``PRAGMA data_version``. Without a
+   daemon, what was put back is sent at the next start.
+3. A letter goes and its change comes in the same transaction, so that nothing is lost or sent twice for it.
+4. What the source has stated anew since then is not undone: a head is sent as it is now, and of tags only those
    that still have the letter's value. Params, points and artifacts do not age (a changed file is stated anew).
 """
 
@@ -13,21 +15,35 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from syncd.core.changes import Again, parse, render
+from syncd.core.changes import Again, Section, parse, render
 from syncd.core.source_tags import PARENT_RUN_ID
 from syncd.journal.database import FILE_NAME, join, translated
 from syncd.journal.fact_intake import LONGEST_TAG
+from syncd.journal.journal import Journal
 from syncd.journal.queries import STATEMENTS as SQL
 
 # Letters that are put back in one transaction; a daemon waits for no more than this.
 TOGETHER = 200
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """What a destination refused: the change's kind and body, and the server's words."""
+
+    section: Section
+    kind: str
+    body: bytes
+    items: int
+    reason: str
+    code: str = ""
+    status: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +54,32 @@ class Outcome:
     overtaken: tuple[int, ...] = ()
     dropped: tuple[int, ...] = ()
     unknown: tuple[int, ...] = ()
+
+
+# -- in the journal's own transactions ------------------------------------------------------------------------------
+
+
+def add_dead_letter(journal: Journal, parameters: Mapping[str, int], letter: DeadLetter) -> dict[str, Any]:
+    """Add a dead letter; return what is told of it."""
+    told = {
+        "kind": letter.kind,
+        "items": letter.items,
+        "reason": letter.reason,
+        "code": letter.code,
+        "status": letter.status,
+    }
+    row = journal._run("add_dead_letter", {**parameters, "section": int(letter.section), "body": letter.body, **told})
+    return {**told, "number": row.lastrowid}
+
+
+def bury(journal: Journal, destination_id: int, subject_id: int, letter: DeadLetter) -> None:
+    """Add a dead letter and tell of it, inside a transaction."""
+    about = {"destination_id": destination_id, "subject_id": subject_id, "now_ms": journal._wall_ms()}
+    told = [add_dead_letter(journal, about, letter)]
+    journal._telling.settled(destination_id, subject_id, uploaded=(), letters=told, whole=False)
+
+
+# -- from outside -----------------------------------------------------------------------------------------------------
 
 
 def retry(state_dir: Path, ids: Sequence[int] | None, *, wall_ms: Callable[[], int] | None = None) -> Outcome:

@@ -1,13 +1,14 @@
-"""The journal: what each destination still has to get, who is who on both sides. ``committing`` puts in what was read.
+"""The journal: the open database of one state directory, its statements and its transactions.
+
+What is in it, the other modules of this room keep: who takes part (``participants``), what was read (``committing``,
+``inbox``), of whom (``subjects``, ``bindings``), and what each destination still has to get (``deliveries``,
+``overflow``). Their functions take the journal first, and what of it begins with an underscore is theirs alone.
 
 Rules
 -----
-1. A delivery row exists from the commit of its fact until the destination has the change (``settle``) or has refused
-   it, which moves the change, whole, to a dead letter in the same transaction. Nothing is ever deleted otherwise.
-2. A crash loses at most the record of a delivery that took place: it is then delivered again, which every
-   destination must bear (``attempted`` and ``again`` say where care is needed).
-3. Methods are synchronous, may be called from any thread and are atomic; one lock orders them.
-4. What is told of a change (``telling``) is in the outbox from the same transaction on (``outbox`` serves its readers).
+1. Each of these functions is synchronous, may be called from any thread and is atomic; one lock orders those that
+   write, and what only reads waits for none of them.
+2. What is told of a change (``telling``) is in the outbox from the same transaction on (``outbox`` serves its readers).
 """
 
 from __future__ import annotations
@@ -16,44 +17,19 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from syncd.core.changes import Again, Change, Section
 from syncd.errors import JournalCorrupt, JournalError, JournalFull, JournalNewer
 from syncd.journal.database import FILE_NAME, Reserve, connect, quarantine, translated
-from syncd.journal.overflow import OverPoints, add_points
 from syncd.journal.queries import STATEMENTS as SQL
 from syncd.journal.state_lock import StateLock
 from syncd.journal.telling import Telling
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """What a destination refused: the change's kind and body, and the server's words."""
-
-    section: Section
-    kind: str
-    body: bytes
-    items: int
-    reason: str
-    code: str = ""
-    status: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    """What one settlement adds to a subject's progress."""
-
-    points: int = 0
-    artifacts: int = 0
-    bytes: int = 0
 
 
 def _wall_ms() -> int:
@@ -73,7 +49,7 @@ class Journal:
         self._reserve = Reserve(state_dir)
         self._telling = Telling(self._run, source=event_source, wall_ms=wall_ms)
         self.rebuilt_from: Path | None = None
-        self.settlements = 0  # since the journal was opened
+        self.settlements = 0  # since the journal was opened (``deliveries``)
         # Called after a commit that has told something, in the thread that made it.
         self.on_told: Callable[[], None] | None = None
 
@@ -154,6 +130,12 @@ class Journal:
         with self._reading, translated(name, self._path):
             return self._reader.execute(SQL[name], parameters).fetchall()
 
+    def _named(self, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the one row that a statement reads, by column."""
+        with self._reading, translated(name, self._path):
+            cursor = self._reader.execute(SQL[name], parameters)
+            return dict(zip((column[0] for column in cursor.description), cursor.fetchone(), strict=True))
+
     def _one(self, name: str, parameters: Mapping[str, Any] | Sequence[Any] = ()) -> Any:
         rows = self._fetch(name, parameters)
         return rows[0][0] if rows else None
@@ -179,7 +161,7 @@ class Journal:
     def _releasing(self, doing: str, *, synced: bool = False) -> Iterator[None]:
         """Open a transaction that records what was done: when the disk is full, the reserve is given up for it.
 
-        It need not be synced: what power loss takes of it is done again, or looked up (rule 2).
+        It need not be synced: what power loss takes of it is done again, or looked up (``deliveries`` rule 2).
         """
         try:
             with self._transaction(doing, synced=synced):
@@ -213,127 +195,6 @@ class Journal:
     def was_abandoned(self) -> bool:
         """Whether the process that had this journal before was killed."""
         return self._state_lock.was_abandoned
-
-    # -- delivery --------------------------------------------------------------------------------------------------
-
-    def waiting_subjects(self, destination_id: int) -> list[int]:
-        """Return the subjects that wait for a destination."""
-        return [row[0] for row in self._fetch("waiting_subjects", {"destination_id": destination_id})]
-
-    def has_waiting(self, destination_id: int) -> bool:
-        """Return whether anything waits for a destination."""
-        return bool(self._one("has_waiting", {"destination_id": destination_id}))
-
-    def pending(
-        self, destination_id: int, subject_id: int, section: Section, *, after: int = 0, limit: int = 256
-    ) -> list[Change]:
-        """Return the next changes of one section that the destination still has to get, in order."""
-        parameters = {
-            "destination_id": destination_id,
-            "subject_id": subject_id,
-            "section": int(section),
-            "after": after,
-            "limit": limit,
-        }
-        rows = self._fetch("pending", parameters)
-        return [
-            Change(seq, kind, body, items, Again(again), bool(attempted), at_ms)
-            for seq, kind, body, items, again, attempted, at_ms in rows
-        ]
-
-    def newest_change(self) -> int:
-        """Return the number of the newest change that waits for anybody; every later one has a higher number."""
-        return int(self._one("newest_change"))
-
-    def waits_before_head(self, destination_id: int, subject_id: int) -> bool:
-        """Return whether anything but the head still waits."""
-        parameters = {"destination_id": destination_id, "subject_id": subject_id, "section": int(Section.HEAD)}
-        return bool(self._one("has_pending", parameters))
-
-    def mark_attempted(self, destination_id: int, subject_id: int, section: Section, seqs: Iterable[int]) -> None:
-        """Record, before they are sent, that these changes may reach the server."""
-        with self._releasing("recording an attempt", synced=True):
-            rows = [(destination_id, subject_id, int(section), seq) for seq in seqs]
-            self._connection.executemany(SQL["mark_attempted"], rows)
-
-    def settle(
-        self,
-        destination_id: int,
-        subject_id: int,
-        done: Iterable[tuple[Section, int]],
-        *,
-        dead: Iterable[DeadLetter] = (),
-        over: Iterable[OverPoints] = (),
-        delivered: Delivered | None = None,
-        uploaded: Iterable[int] = (),
-        whole: bool = True,
-    ) -> None:
-        """Record that the destination has these changes, or has refused what the dead letters hold.
-
-        Of ``done``, ``uploaded`` are the artifacts that were sent; ``whole`` is false where some of it was let go.
-        ``over`` are points of these changes that have no place there and go to a segment.
-        """
-        parameters = {"destination_id": destination_id, "subject_id": subject_id, "now_ms": self._wall_ms()}
-        with self._releasing("settling deliveries"):
-            pairs = list(done)
-            files = self._telling.bodies(uploaded)
-            self._connection.executemany(
-                SQL["drop_delivery"], [(destination_id, subject_id, int(section), seq) for section, seq in pairs]
-            )
-            self._connection.executemany(SQL["drop_change"], [(seq,) for _, seq in pairs])
-            letters = [self._add_dead_letter(parameters, letter) for letter in dead]
-            for points in over:
-                add_points(self, destination_id, subject_id, points)
-            if delivered is not None:
-                sums = {"points": delivered.points, "artifacts": delivered.artifacts, "bytes": delivered.bytes}
-                self._run("add_progress", {**parameters, **sums})
-                if delivered.points or delivered.bytes:
-                    self._run("add_pace", {**parameters, **sums})
-            whole = whole and bool(pairs)
-            self._telling.settled(destination_id, subject_id, uploaded=files, letters=letters, whole=whole)
-        self.settlements += 1
-
-    def _add_dead_letter(self, parameters: Mapping[str, int], letter: DeadLetter) -> dict[str, Any]:
-        """Add a dead letter; return what is told of it."""
-        told = {
-            "kind": letter.kind,
-            "items": letter.items,
-            "reason": letter.reason,
-            "code": letter.code,
-            "status": letter.status,
-        }
-        row = self._run("add_dead_letter", {**parameters, "section": int(letter.section), "body": letter.body, **told})
-        return {**told, "number": row.lastrowid}
-
-    def _bury(self, destination_id: int, subject_id: int, letter: DeadLetter) -> None:
-        """Add a dead letter and tell of it, inside a transaction."""
-        about = {"destination_id": destination_id, "subject_id": subject_id, "now_ms": self._wall_ms()}
-        told = [self._add_dead_letter(about, letter)]
-        self._telling.settled(destination_id, subject_id, uploaded=(), letters=told, whole=False)
-
-    def note(self, destination_id: int, subject_id: int, text: str) -> None:
-        """Record in plain words why a subject does not move on just now; "" when it does."""
-        with self._releasing("noting a subject's state"):
-            self._run("put_note", {"destination_id": destination_id, "subject_id": subject_id, "note": text})
-
-    def note_of(self, destination_id: int, subject_id: int) -> str:
-        """Return what ``note`` recorded last, or ""."""
-        found = self._one("note_of", {"destination_id": destination_id, "subject_id": subject_id})
-        return str(found or "")
-
-    # -- counting --------------------------------------------------------------------------------------------------
-
-    def sums(self, destination_id: int) -> dict[str, int]:
-        """Return, by name, what one destination has got, what waits for it, and what it refused."""
-        with self._reading, translated("counting", self._path):
-            cursor = self._reader.execute(SQL["sums"], {"destination_id": destination_id})
-            names = [column[0] for column in cursor.description]
-            return dict(zip(names, cursor.fetchone(), strict=True))
-
-    def doubt_points(self, source_ids: Iterable[int]) -> None:
-        """Take note that somebody else may have been handed the points of these sources that wait here."""
-        with self._transaction("doubting what waits"):
-            self._many("doubt_points", ([source_id] for source_id in source_ids))
 
     def data_version(self) -> int:
         """Return a number that changes when another process has written (``syncd dlq retry``)."""

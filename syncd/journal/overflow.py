@@ -6,20 +6,17 @@ Rules
    after a crash it has the same number and the same bytes, so a destination that has it already has it once.
 2. Points go over to ``overflow_points`` in the transaction that settles their change, and on to a segment in the one
    that fixes it: at each moment they are in one place.
-
-These are functions for ``JournalThread.do``, as Journal's methods are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from syncd.core.overflow import POINTS
-
-if TYPE_CHECKING:
-    from syncd.journal.journal import DeadLetter, Journal
+from syncd.journal.dead_letters import DeadLetter, bury
+from syncd.journal.journal import Journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +199,7 @@ def refused(
         journal._run("drop_overflow_artifact", _artifact(destination_id, subject_id, sent))
         journal._many("drop_overflow", [(destination_id, subject_id, sent.section, key) for key in keys])
         if letter is not None:
-            journal._bury(destination_id, subject_id, letter)
+            bury(journal, destination_id, subject_id, letter)
 
 
 def artifacts(journal: Journal, destination_id: int, subject_id: int) -> list[tuple[str, int]]:

@@ -14,8 +14,10 @@ from syncd.core.changes import Again, Change, Section, decode_artifact
 from syncd.core.facts import ArtifactSeen
 from syncd.destinations.base import RemoteSubject, Upload
 from syncd.errors import ArtifactChanged, ArtifactMissing, NameNotHeld, Rejected
+from syncd.journal import deliveries
 from syncd.journal.bindings import Binding
-from syncd.journal.journal import DeadLetter, Delivered, Journal
+from syncd.journal.dead_letters import DeadLetter
+from syncd.journal.deliveries import Delivered
 from syncd.journal.subjects import Subject
 from syncd.rest.uploads import RenamedUpload, sha256_of
 from syncd.runtime.channel import Channel, Supply
@@ -77,7 +79,7 @@ class ArtifactDelivery:
 
     async def _load(self, after: int) -> list[Change]:
         return await self._channel.journal.do(
-            Journal.pending,
+            deliveries.pending,
             self._channel.id,
             self._subject.id,
             Section.ARTIFACTS,

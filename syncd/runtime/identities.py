@@ -28,9 +28,8 @@ from syncd.core.requests import CreateModel, CreateRun, LogBatch, LogModelParams
 from syncd.core.run_tags import OWN_TAGS, fit_run_tags
 from syncd.destinations.base import RemoteExperiment, RemoteSubject
 from syncd.errors import AuthFailed, OverLimit, Rejected
-from syncd.journal import bindings, overflow, subjects
+from syncd.journal import bindings, deliveries, overflow, subjects
 from syncd.journal.bindings import Binding, CreatedSubject
-from syncd.journal.journal import Journal
 from syncd.journal.subjects import Subject
 from syncd.runtime.channel import Channel
 from syncd.runtime.lanes import HeadUnknown
@@ -241,7 +240,7 @@ class Identities:
     async def _tags_for_create(self, subject: Subject) -> dict[str, str]:
         """Return what tells where the run comes from, and the first of its own tags."""
         changes = await self._channel.journal.do(
-            Journal.pending, self._channel.id, subject.id, Section.SMALL, limit=1000
+            deliveries.pending, self._channel.id, subject.id, Section.SMALL, limit=1000
         )
         stated = {key: tag for key, tag in merge_small(changes).tags.items() if key not in OWN_TAGS}
         own = {

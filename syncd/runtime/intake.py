@@ -19,7 +19,7 @@ import structlog
 
 from syncd.core.facts import TERMINAL_STATUSES, MetricsLogged, ProblemFound, Reading, RunSeen
 from syncd.errors import JournalError, JournalFull, SourceError, SourceNotReady
-from syncd.journal import committing
+from syncd.journal import committing, deliveries
 from syncd.journal.journal import Journal
 from syncd.journal.silence import mark_silent_runs
 from syncd.runtime.clock import wall_ms_now
@@ -239,7 +239,7 @@ class Intake:
 
     async def _read(self, *, full: bool, changed: Collection[str] | None, seen_s: float) -> None:
         loop = asyncio.get_running_loop()
-        newest = await asyncio.to_thread(self._journal.newest_change) if full else 0
+        newest = await asyncio.to_thread(deliveries.newest_change, self._journal) if full else 0
         reading = loop.run_in_executor(None, self._poll, loop, full, changed, seen_s)
         try:
             await asyncio.shield(reading)

@@ -10,7 +10,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import structlog
 
 from syncd.errors import JournalFull
-from syncd.journal import bindings, outbox, overflow, subjects
+from syncd.journal import bindings, deliveries, outbox, overflow, subjects
 from syncd.journal.journal import Journal
 
 P = ParamSpec("P")
@@ -19,22 +19,11 @@ log = structlog.get_logger(__name__)
 
 FULL_RETRY_S = 2.0
 # These never wait for a commit or an fsync and take some ten microseconds: a thread would cost more.
-READS = frozenset(
-    {
-        Journal.note_of,
-        Journal.pending,
-        Journal.waiting_subjects,
-        Journal.waits_before_head,
-        *bindings.READS,
-        *outbox.READS,
-        *overflow.READS,
-        *subjects.READS,
-    }
-)
+READS = bindings.READS | deliveries.READS | outbox.READS | overflow.READS | subjects.READS
 
 
 class JournalThread:
-    """Calls methods of a journal in a thread of its own."""
+    """Calls the functions of a journal in a thread of its own."""
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal

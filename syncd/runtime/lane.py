@@ -23,8 +23,9 @@ from syncd.core.requests import (
 )
 from syncd.destinations.base import RemoteRun, RemoteSubject
 from syncd.errors import OverLimit, Rejected
+from syncd.journal import deliveries
 from syncd.journal.bindings import Binding
-from syncd.journal.journal import DeadLetter, Journal
+from syncd.journal.dead_letters import DeadLetter
 from syncd.journal.relayed import is_reopened, order_of_head
 from syncd.journal.subjects import Subject
 from syncd.runtime.artifacts import ArtifactDelivery, ArtifactUpload
@@ -183,7 +184,7 @@ class Lane:
         self, heads: list[Change], binding: Binding, name_there: str, held: RemoteRun | None
     ) -> Outcome:
         """Send name, status and end once everything else has arrived."""
-        if await self._channel.journal.do(Journal.waits_before_head, self._channel.id, self._subject_id):
+        if await self._channel.journal.do(deliveries.waits_before_head, self._channel.id, self._subject_id):
             return Outcome.LATER
         if not heads:
             return Outcome.DONE
@@ -278,7 +279,7 @@ class Lane:
             sections.create_task(self._artifacts(subject, binding, overflow).run())
         await self._settlement.flush()
         await overflow.write(whole=True)
-        if await self._channel.journal.do(Journal.waits_before_head, self._channel.id, self._subject_id):
+        if await self._channel.journal.do(deliveries.waits_before_head, self._channel.id, self._subject_id):
             return Outcome.LATER
         if heads:
             if heads[-1].kind == "head":

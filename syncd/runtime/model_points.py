@@ -14,9 +14,10 @@ from syncd.core.changes import Change, Section
 from syncd.core.planner import Points, cut_points
 from syncd.core.requests import LogBatch
 from syncd.errors import Rejected
-from syncd.journal import subjects
+from syncd.journal import deliveries, subjects
 from syncd.journal.bindings import Binding
-from syncd.journal.journal import DeadLetter, Delivered, Journal
+from syncd.journal.dead_letters import DeadLetter
+from syncd.journal.deliveries import Delivered
 from syncd.journal.subjects import Subject
 from syncd.runtime.channel import Channel
 from syncd.runtime.identities import Identities
@@ -46,7 +47,7 @@ class ModelPointDelivery:
     async def run(self) -> None:
         """Deliver everything that waits."""
         while changes := await self._channel.journal.do(
-            Journal.pending, self._channel.id, self._subject.id, Section.METRICS
+            deliveries.pending, self._channel.id, self._subject.id, Section.METRICS
         ):
             for change in changes:
                 await self._deliver(change)

@@ -1,6 +1,6 @@
 """Overflow: what a destination cannot hold as it is, kept whole among the run's artifacts (form: ``core.overflow``).
 
-What is to be kept is recorded in the journal first (``keep``, and points in ``Journal.settle``), and brought to the
+What is to be kept is recorded in the journal first (``keep``, and points in ``deliveries.settle``), and brought to the
 destination by ``write`` at the end of a pass: so one document says all that a pass has found, and a run that goes on
 gets a segment a minute rather than one for each flush.
 """
@@ -23,7 +23,7 @@ from syncd.destinations.base import RemoteSubject
 from syncd.errors import NameNotHeld, Rejected
 from syncd.journal import overflow
 from syncd.journal.bindings import Binding
-from syncd.journal.journal import DeadLetter
+from syncd.journal.dead_letters import DeadLetter
 from syncd.journal.overflow import PointsRow, Unsent
 from syncd.journal.subjects import Subject
 from syncd.rest.uploads import BytesUpload

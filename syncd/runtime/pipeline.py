@@ -16,7 +16,7 @@ import structlog
 from syncd.configuration.model import DaemonSettings, DestinationSettings, SourceSettings
 from syncd.configuration.relay_settings import RelaySettings
 from syncd.errors import DestinationError
-from syncd.journal import committing, participants
+from syncd.journal import committing, deliveries, participants
 from syncd.journal.journal import Journal
 from syncd.journal.participants import DestinationRow
 from syncd.runtime.assembly import StoreOpening, open_artifact, open_way, store_openings
@@ -74,7 +74,7 @@ class Pipeline:
         self._messages = [(participants.register_source(journal, one.settings.name), one) for one in messages]
         self._shared = [source_id for source_id, opening in self._messages if opening.settings.is_shared]
         # What was committed before may have been handed to another daemon as well, had it not been settled in time.
-        journal.doubt_points(self._shared)
+        deliveries.doubt_points(journal, self._shared)
         # What was read of a source that is no longer configured is still delivered, under its name.
         self._source_names = {
             **participants.source_names(journal),
@@ -244,7 +244,7 @@ class Pipeline:
         """Whether something waits that could be delivered if its destination took it."""
         unreached = [row for row in self._rows.values() if row.id not in self.uploaders]
         return any(uploader.is_behind for uploader in self.uploaders.values()) or any(
-            self.journal.journal.has_waiting(row.id)
+            deliveries.has_waiting(self.journal.journal, row.id)
             for row in unreached
             if not self.rests.is_resting("destination", row.name)
         )
@@ -258,7 +258,7 @@ class Pipeline:
     def totals(self) -> Totals:
         """Return what was delivered and what waits, summed over the destinations."""
         trouble = next((c.state.error for c in self.couriers.values() if c.state.failing_since_s is not None), "")
-        sums = [self.journal.journal.sums(row.id) for row in self._rows.values()]
+        sums = [deliveries.sums(self.journal.journal, row.id) for row in self._rows.values()]
         return Totals(**{name: sum(one[name] for one in sums) for name in sums[0]}, trouble=trouble)
 
     async def close(self) -> None:

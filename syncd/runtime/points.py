@@ -17,8 +17,10 @@ from syncd.core.reconcile import by_key, parse_line, point_key
 from syncd.core.requests import LogBatch
 from syncd.destinations.base import RemoteRun
 from syncd.errors import OutcomeUnknown, OverLimit, Rejected, SubjectGone
+from syncd.journal import deliveries
 from syncd.journal.bindings import Binding
-from syncd.journal.journal import DeadLetter, Delivered, Journal
+from syncd.journal.dead_letters import DeadLetter
+from syncd.journal.deliveries import Delivered
 from syncd.journal.overflow import OverPoints
 from syncd.runtime.channel import Channel
 from syncd.runtime.held_points import HeldPoints
@@ -135,7 +137,7 @@ class PointDelivery:
 
     async def _load(self, after: int) -> list[Change]:
         return await self._channel.journal.do(
-            Journal.pending,
+            deliveries.pending,
             self._channel.id,
             self._subject_id,
             Section.METRICS,
@@ -156,7 +158,7 @@ class PointDelivery:
     async def _record_attempt(self, changes: Iterable[Change]) -> None:
         if self._binding.appends:
             await self._channel.journal.do(
-                Journal.mark_attempted,
+                deliveries.mark_attempted,
                 self._channel.id,
                 self._subject_id,
                 Section.METRICS,

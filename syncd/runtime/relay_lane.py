@@ -20,9 +20,10 @@ from syncd.core.relay.packing import Address, File, TooLarge, chunk, pack, room_
 from syncd.core.relay.values import Parcel
 from syncd.destinations.base import RemoteSubject
 from syncd.errors import Rejected
-from syncd.journal import bindings
+from syncd.journal import bindings, deliveries
 from syncd.journal.bindings import Binding
-from syncd.journal.journal import DeadLetter, Delivered, Journal
+from syncd.journal.dead_letters import DeadLetter
+from syncd.journal.deliveries import Delivered
 from syncd.journal.subjects import Subject
 from syncd.rest.uploads import sha256_of
 from syncd.runtime.artifacts import ArtifactDelivery
@@ -129,7 +130,7 @@ class RelayLane:
             sections.create_task(ArtifactDelivery(self._channel, subject, self._settlement, files.send).run())
         await self._settlement.flush()
         if self._held_back or await self._channel.journal.do(
-            Journal.waits_before_head, self._channel.id, self._subject_id
+            deliveries.waits_before_head, self._channel.id, self._subject_id
         ):
             return Outcome.LATER
         if heads:
@@ -165,7 +166,7 @@ class RelayLane:
         new = [change.seq for change in changes if not change.attempted]
         if new:
             await self._channel.journal.do(
-                Journal.mark_attempted, self._channel.id, self._subject_id, Section.METRICS, new
+                deliveries.mark_attempted, self._channel.id, self._subject_id, Section.METRICS, new
             )
         return [
             replace(change, again=Again.RESTATED) if self._doubtful and change.again is not Again.NEW else change

@@ -9,9 +9,10 @@ import structlog
 
 from syncd.core.changes import Change, Section
 from syncd.errors import Rejected
-from syncd.journal import bindings
+from syncd.journal import bindings, deliveries
 from syncd.journal.bindings import Binding
-from syncd.journal.journal import DeadLetter, Delivered, Journal
+from syncd.journal.dead_letters import DeadLetter
+from syncd.journal.deliveries import Delivered
 from syncd.journal.overflow import OverPoints
 from syncd.journal.subjects import Subject
 from syncd.runtime.channel import Supply
@@ -80,7 +81,7 @@ class Settlement:
             return
         self.moved = self.moved or bool(done)
         await self._channel.journal.do(
-            Journal.settle,
+            deliveries.settle,
             self._channel.id,
             self._subject_id,
             done,
@@ -94,7 +95,7 @@ class Settlement:
     async def pending(self, section: Section, *, after: int = 0, limit: int = 256) -> list[Change]:
         """Return the next changes of a section that wait, in order."""
         return await self._channel.journal.do(
-            Journal.pending, self._channel.id, self._subject_id, section, after=after, limit=limit
+            deliveries.pending, self._channel.id, self._subject_id, section, after=after, limit=limit
         )
 
     async def let_all_go(self, *, up_to: int = 2**62) -> None:
@@ -106,7 +107,7 @@ class Settlement:
 
     async def note(self, text: str) -> None:
         """Record why nothing of the subject goes on just now, "" when it does."""
-        await self._channel.journal.do(Journal.note, self._channel.id, self._subject_id, text)
+        await self._channel.journal.do(deliveries.note, self._channel.id, self._subject_id, text)
 
     async def leave_out(self) -> None:
         """Settle all of a subject that the destination does not want."""
@@ -116,7 +117,7 @@ class Settlement:
 
     async def was_left_out(self) -> bool:
         """Return whether the destination did not want it before."""
-        return await self._channel.journal.do(Journal.note_of, self._channel.id, self._subject_id) == FILTERED
+        return await self._channel.journal.do(deliveries.note_of, self._channel.id, self._subject_id) == FILTERED
 
     async def take_up(self, subject: Subject, binding: Binding) -> Binding:
         """Begin with what was left out before: its changes were let go, so its source states it whole again.

@@ -20,9 +20,9 @@ from syncd.core.requests import DeleteTags, LogBatch, LogInputs, LogOutputs, Req
 from syncd.core.run_tags import fit_run_tags
 from syncd.destinations.base import RemoteRun
 from syncd.errors import OverLimit, Rejected, SubjectGone
-from syncd.journal import bindings, subjects
+from syncd.journal import bindings, deliveries, subjects
 from syncd.journal.bindings import Binding
-from syncd.journal.journal import DeadLetter, Journal
+from syncd.journal.dead_letters import DeadLetter
 from syncd.journal.subjects import Subject
 from syncd.runtime.channel import Channel
 from syncd.runtime.identities import Identities
@@ -69,7 +69,7 @@ class SmallFactDelivery:
     async def run(self) -> None:
         """Deliver everything that waits."""
         changes: Sequence[Change] = await self._channel.journal.do(
-            Journal.pending, self._channel.id, self._subject.id, Section.SMALL, limit=MOST_CHANGES
+            deliveries.pending, self._channel.id, self._subject.id, Section.SMALL, limit=MOST_CHANGES
         )
         if not changes:
             return
@@ -85,7 +85,7 @@ class SmallFactDelivery:
             await self._send_dataset(dataset)
         await self._link_models(small)
         await self._channel.journal.do(
-            Journal.settle,
+            deliveries.settle,
             self._channel.id,
             self._subject.id,
             [(Section.SMALL, change.seq) for change in changes],

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 import structlog
 
 from syncd.errors import AuthFailed, JournalError
+from syncd.journal import deliveries
 from syncd.journal.journal import Journal
 from syncd.runtime.clock import wall_ms_now
 from syncd.runtime.lanes import Lanes, Outcome
@@ -176,16 +177,16 @@ class Uploader:
     async def _overcome(self, subject: int) -> None:
         """Take back what ``_set_aside`` has noted, unless the pass has noted something else since."""
         fault = self.faults.pop(subject, None)
-        if fault and await self.channel.journal.do(Journal.note_of, self.channel.id, subject) == fault:
-            await self.channel.journal.do(Journal.note, self.channel.id, subject, "")
+        if fault and await self.channel.journal.do(deliveries.note_of, self.channel.id, subject) == fault:
+            await self.channel.journal.do(deliveries.note, self.channel.id, subject, "")
 
     async def _set_aside(self, subject: int, fault: str, seconds: float) -> None:
         self.faults[subject] = fault
-        await self.channel.journal.do(Journal.note, self.channel.id, subject, fault)
+        await self.channel.journal.do(deliveries.note, self.channel.id, subject, fault)
         self._due[subject] = time.monotonic() + seconds
 
     async def _look_for_waiting(self) -> None:
-        waiting = await self.channel.journal.do(Journal.waiting_subjects, self.channel.id)
+        waiting = await self.channel.journal.do(deliveries.waiting_subjects, self.channel.id)
         self.notify(waiting)
 
     async def _look_for_twins(self) -> None:

@@ -23,7 +23,7 @@ import structlog.testing
 from syncd.core.changes import Head
 from syncd.core.facts import Fact, Reading
 from syncd.core.filters import Filter
-from syncd.journal import committing, participants
+from syncd.journal import committing, deliveries, participants
 from syncd.journal.fact_intake import FactIntake
 from syncd.journal.journal import Journal
 from syncd.runtime.channel import Channel
@@ -146,7 +146,7 @@ class Delivering:
         """Wait until nothing waits any longer."""
         try:
             async with asyncio.timeout(within_s):
-                while self.journal.waiting_subjects(self.row.id):
+                while deliveries.waiting_subjects(self.journal, self.row.id):
                     await self.uploader.idle()
                     await asyncio.sleep(1.0)
         except TimeoutError:
@@ -154,7 +154,7 @@ class Delivering:
 
     @property
     def sums(self) -> dict[str, int]:
-        return self.journal.sums(self.row.id)
+        return deliveries.sums(self.journal, self.row.id)
 
     def runs(self, source_id: str) -> list[FakeRun]:
         """Return the runs there, not deleted, of that run of the source."""

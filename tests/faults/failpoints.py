@@ -40,7 +40,7 @@ STEPS = {
     "overflow.keep": "syncd.journal.overflow:keep",
     "overflow.freeze_document": "syncd.journal.overflow:freeze_document",
     "overflow.arrived": "syncd.journal.overflow:arrived",
-    "journal.settle": "syncd.journal.journal:Journal.settle",
+    "journal.settle": "syncd.journal.deliveries:settle",
     "journal.close": "syncd.journal.journal:Journal.close",
     "source.poll": "syncd.sources.mlflow_db.source:MlflowDbSource.poll",
     "destination.probe": "syncd.destinations.mlflow_server:MlflowServer.probe",
@@ -52,7 +52,7 @@ STEPS = {
     "rest.answer head": "syncd.rest.client:RestClient._sent",
 }
 # Only on a store that appends.
-APPENDING_STEPS = {"journal.mark_attempted": "syncd.journal.journal:Journal.mark_attempted"}
+APPENDING_STEPS = {"journal.mark_attempted": "syncd.journal.deliveries:mark_attempted"}
 # Only in a daemon that has a sink.
 EVENT_STEPS = {
     "outbox.register_sinks": "syncd.journal.outbox:register_sinks",

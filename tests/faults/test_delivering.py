@@ -25,7 +25,7 @@ from syncd.core.filters import Filter
 from syncd.core.requests import CreateModel, CreateRun, LogBatch, LogOutputs, SetExperimentTags
 from syncd.core.source_tags import PARENT_RUN_ID, SESSION, SOURCE_RUN_ID
 from syncd.errors import AuthFailed, OutcomeUnknown, Rejected, Transient
-from syncd.journal import subjects
+from syncd.journal import deliveries, subjects
 from syncd.runtime.courier import FORBIDDEN_ALONE, POISON_AFTER_S, POISON_FAULTS, Courier
 from syncd.runtime.one_shot import sync_once
 from syncd.runtime.pipeline import Pipeline
@@ -193,11 +193,11 @@ async def test_a_refusal_that_was_overcome_is_no_longer_noted(tmp_path: Path) ->
             assert now_s() < HOUR_S
             rig.state(points(1, [int(now_s() * 10) + 1000]))
             await asyncio.sleep(2.0)
-        assert "not permitted" in rig.journal.note_of(rig.row.id, subject)
+        assert "not permitted" in deliveries.note_of(rig.journal, rig.row.id, subject)
         rig.fake.judge = lambda method, about: None
         await rig.delivered()
         assert rig.uploader.faults == {}
-        assert rig.journal.note_of(rig.row.id, subject) == ""
+        assert deliveries.note_of(rig.journal, rig.row.id, subject) == ""
 
 
 @pytest.mark.parametrize("refused", ["everything", "writes"])
@@ -587,7 +587,7 @@ async def test_a_link_waits_for_its_model_until_the_source_was_read_wholly_since
         assert rig.read_again
         if stated != "never":
             rig.state(model(run=run_key(0).id))
-        read_up_to = rig.journal.newest_change()
+        read_up_to = deliveries.newest_change(rig.journal)
         await rig.delivered(within_s=MINUTE_S)
         links = [(rig.model(MODEL.id).id, 3)] if stated != "never" else []
         assert rig.run(run_key(0).id).model_outputs == links

@@ -21,7 +21,7 @@ from syncd.core.requests import LogBatch
 from syncd.core.source_tags import SESSION
 from syncd.destinations.base import RemoteSubject
 from syncd.errors import OutcomeUnknown, OverLimit, Rejected
-from syncd.journal import dead_letters
+from syncd.journal import dead_letters, deliveries
 from syncd.rest.uploads import BytesUpload
 from tests.faults.delivering import MINUTE_S, Delivering, virtually
 from tests.journal_filling import NOW_MS, experiment, head, run_key
@@ -224,7 +224,7 @@ async def test_the_index_says_what_came_after_the_end_of_the_run(tmp_path: Path)
         rig.state(series(NAMES, [2]))
         await asyncio.sleep(2 * MINUTE_S)
         assert Held(rig).index[NAMES[5]] == {"points": 2, "segments": [1, 2]}
-        assert not rig.journal.waiting_subjects(rig.row.id)
+        assert not deliveries.waiting_subjects(rig.journal, rig.row.id)
 
 
 @virtually

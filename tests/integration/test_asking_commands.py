@@ -19,11 +19,13 @@ import pytest
 from syncd.cli.main import main
 from syncd.core.changes import Again, Section, decode_head, encode_head, parse
 from syncd.core.facts import ModelSeen, ProblemFound, SubjectDeleted, SubjectKey, TagsDeleted
-from syncd.journal import bindings, overflow, participants, subjects
+from syncd.journal import bindings, deliveries, overflow, participants, subjects
 from syncd.journal.bindings import Binding
 from syncd.journal.database import FILE_NAME
+from syncd.journal.dead_letters import DeadLetter
+from syncd.journal.deliveries import Delivered
 from syncd.journal.fact_intake import LONGEST_TAG
-from syncd.journal.journal import DeadLetter, Delivered, Journal
+from syncd.journal.journal import Journal
 from syncd.journal.report import JournalReport
 from syncd.runtime.settlement import FILTERED
 from tests.journal_filling import (
@@ -76,11 +78,11 @@ class Asker:
     def deliver(self, destination: int, number: int, **delivered: int) -> None:
         self.bind(destination, number, f"remote{number}")
         settle_all(self.journal, destination, self.subject(number))
-        self.journal.settle(destination, self.subject(number), [], delivered=Delivered(**delivered))
+        deliveries.settle(self.journal, destination, self.subject(number), [], delivered=Delivered(**delivered))
 
     def refuse(self, destination: int, number: int, section: Section, kind: str, body: bytes, items: int = 1) -> None:
         letter = DeadLetter(section, kind, body, items, "the server says no", "INVALID_PARAMETER_VALUE", 400)
-        self.journal.settle(destination, self.subject(number), [], dead=[letter])
+        deliveries.settle(self.journal, destination, self.subject(number), [], dead=[letter])
 
     def call(self, line: str) -> tuple[int, str, str]:
         words = line.split()
@@ -103,7 +105,7 @@ class Asker:
         return next(one for one in run["destinations"] if one["destination"] == destination)
 
     def pending(self, destination: int, number: int, section: Section) -> list[Any]:
-        return self.journal.pending(destination, self.subject(number), section)
+        return deliveries.pending(self.journal, destination, self.subject(number), section)
 
 
 @pytest.fixture
@@ -285,7 +287,7 @@ def test_status_names_destinations_that_left_only_while_something_is_outstanding
     configured = {one["name"]: one["configured"] for one in asker.json("status")["destinations"]}
     assert configured == {"near": True, "far": False}
     assert "no longer configured" in asker.text("status")
-    for subject in asker.journal.waiting_subjects(asker.far):
+    for subject in deliveries.waiting_subjects(asker.journal, asker.far):
         settle_all(asker.journal, asker.far, subject)
     assert [one["name"] for one in asker.json("status")["destinations"]] == ["near"]
 
@@ -310,7 +312,7 @@ def test_runs_tell_each_state_in_a_word(asker: Asker) -> None:
     for number in (1, 3, 4, 5):
         asker.deliver(asker.near, number, points=7, bytes=70)
     asker.refuse(asker.near, 3, Section.SMALL, "params", b"{}")
-    asker.journal.note(asker.near, asker.subject(4), FILTERED)
+    deliveries.note(asker.journal, asker.near, asker.subject(4), FILTERED)
     participants.destination_up(asker.journal, asker.near)
 
     def states(destination: str) -> dict[str, str]:
@@ -339,7 +341,7 @@ def test_runs_tell_each_state_in_a_word(asker: Asker) -> None:
 def test_runs_have_ids_names_and_counts(asker: Asker, tmp_path: Path) -> None:
     asker.add(experiment(), head(1), points(1, range(3)), artifact(1, "a", tmp_path, size_bytes=500))
     asker.bind(asker.near, 1, "abc")
-    asker.journal.settle(asker.near, asker.subject(1), [], delivered=Delivered(4, 2, 99))
+    deliveries.settle(asker.journal, asker.near, asker.subject(1), [], delivered=Delivered(4, 2, 99))
     [run] = asker.json("runs")["runs"]
     assert (run["source"], run["name"], run["experiment"], run["status"]) == ("local", "run 1", "churn", "RUNNING")
     near, far = run["destinations"]
@@ -458,10 +460,10 @@ def test_a_daemon_that_does_not_run_is_the_first_reason(asker: Asker) -> None:
 def test_reasons_of_the_run_itself(asker: Asker) -> None:
     asker.add(experiment(), head(1), head(2), head(3), head(4), SubjectDeleted(run_key(3)), points(9, [1]))
     participants.destination_up(asker.journal, asker.near)
-    asker.journal.note(asker.near, asker.subject(1), "run 12 has not been described by its source yet")
+    deliveries.note(asker.journal, asker.near, asker.subject(1), "run 12 has not been described by its source yet")
     for subject in (asker.subject(2), asker.subject(4)):
         settle_all(asker.journal, asker.near, subject)
-    asker.journal.note(asker.near, asker.subject(2), FILTERED)
+    deliveries.note(asker.journal, asker.near, asker.subject(2), FILTERED)
     asker.add(ProblemFound(f"m/7/{run_key(9).id}/meta.yaml", "not YAML", run_key(9)))
     assert asker.explained(1)["reasons"] == ["last noted: run 12 has not been described by its source yet"]
     assert FILTERED in asker.explained(2)["reasons"][0]
@@ -604,7 +606,7 @@ def test_retry_puts_a_letter_back_for_its_destination_only(asker: Asker, tmp_pat
     [change] = asker.pending(asker.near, 1, Section.ARTIFACTS)
     assert (change.kind, change.body, change.items, change.again) == ("artifact", body, 1, Again.RESTATED)
     assert asker.pending(asker.far, 1, Section.ARTIFACTS) == []
-    assert asker.journal.sums(asker.near)["bytes_waiting"] > 1234
+    assert deliveries.sums(asker.journal, asker.near)["bytes_waiting"] > 1234
     assert [one["id"] for one in asker.json("dlq list")["dead_letters"]] == [2]
     assert "1 dead letter put back; sent again within seconds" in asker.text("dlq retry --all")
     assert [change.items for change in asker.pending(asker.near, 1, Section.METRICS)] == [2]
@@ -682,10 +684,10 @@ def test_a_letter_of_a_model_is_put_back_too(asker: Asker) -> None:
     assert model is not None
     settle_all(asker.journal, asker.near, model)
     letter = DeadLetter(Section.METRICS, "metrics", points(1, [1]).lines, 1, "no")
-    asker.journal.settle(asker.near, model, [], dead=[letter])
+    deliveries.settle(asker.journal, asker.near, model, [], dead=[letter])
     assert "model m-1" in asker.text("dlq list")
     assert asker.json("dlq retry 1")["waiting"] == [1]
-    assert len(asker.journal.pending(asker.near, model, Section.METRICS)) == 1
+    assert len(deliveries.pending(asker.journal, asker.near, model, Section.METRICS)) == 1
 
 
 def test_without_a_daemon_a_retry_is_there_at_the_next_start(asker: Asker) -> None:
@@ -711,7 +713,7 @@ def test_asking_and_retrying_while_a_daemon_writes(asker: Asker) -> None:
             while not stop.is_set():
                 asker.add(points(1, [written]))
                 letter = DeadLetter(Section.SMALL, "params", b'{"a":"b"}', 1, "no")
-                asker.journal.settle(asker.near, subject, [], dead=[letter])
+                deliveries.settle(asker.journal, asker.near, subject, [], dead=[letter])
                 written += 1
         except Exception as error:  # noqa: BLE001 - told to the test
             failures.append(error)
@@ -736,8 +738,8 @@ def test_asking_and_retrying_while_a_daemon_writes(asker: Asker) -> None:
     assert failures == []
     assert written > 20
     assert len(retried) == len(set(retried)) > 1
-    sums = asker.journal.sums(asker.near)
-    small = asker.journal.pending(asker.near, subject, Section.SMALL, limit=10**6)
+    sums = deliveries.sums(asker.journal, asker.near)
+    small = deliveries.pending(asker.journal, asker.near, subject, Section.SMALL, limit=10**6)
     assert sums["dead_letters"] + len(small) == written
     assert len(small) == len(retried)
     assert sums["points_waiting"] == written
@@ -758,13 +760,13 @@ def test_a_report_is_of_one_moment(asker: Asker) -> None:
 def test_status_reads_one_moment_however_the_journal_changes(asker: Asker) -> None:
     """Points move from waiting to sent in one commit; a reader never sees them in both or in neither."""
     asker.add(experiment(), head(1), *(points(1, [step]) for step in range(200)))
-    changes = asker.journal.pending(asker.near, asker.subject(1), Section.METRICS)
+    changes = deliveries.pending(asker.journal, asker.near, asker.subject(1), Section.METRICS)
     subject = asker.subject(1)
 
     def settle() -> None:
         for change in changes:
             done = [(Section.METRICS, change.seq)]
-            asker.journal.settle(asker.near, subject, done, delivered=Delivered(points=1))
+            deliveries.settle(asker.journal, asker.near, subject, done, delivered=Delivered(points=1))
 
     settler = threading.Thread(target=settle)
     settler.start()

@@ -10,7 +10,7 @@ import pytest
 
 from syncd.core.facts import Reading
 from syncd.errors import SourceError
-from syncd.journal import participants
+from syncd.journal import deliveries, participants
 from syncd.journal.journal import Journal
 from syncd.runtime.intake import Intake, IntakeSettings
 from syncd.runtime.rests import Rests
@@ -83,10 +83,10 @@ async def test_what_was_stated_since_the_last_whole_look_began_is_yet_to_be_read
     following = asyncio.create_task(intake.run())
     await until(lambda: not intake.is_yet_to_read(0))
     source.waiting.append(Reading([experiment()], {}))
-    await until(lambda: intake._journal.newest_change() > 0)
-    assert intake.is_yet_to_read(intake._journal.newest_change())
+    await until(lambda: deliveries.newest_change(intake._journal) > 0)
+    assert intake.is_yet_to_read(deliveries.newest_change(intake._journal))
     intake.look_wholly()
-    await until(lambda: not intake.is_yet_to_read(intake._journal.newest_change()))
+    await until(lambda: not intake.is_yet_to_read(deliveries.newest_change(intake._journal)))
     assert source.whole_looks == 2
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)

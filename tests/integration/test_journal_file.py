@@ -22,9 +22,10 @@ from syncd.cli.exit_codes import ExitCode, exit_code_of
 from syncd.core.changes import Section
 from syncd.core.facts import Reading
 from syncd.errors import JournalFull, JournalLocked, JournalNewer
-from syncd.journal import committing, participants, subjects
+from syncd.journal import committing, deliveries, participants, subjects
 from syncd.journal.database import FILE_NAME, RESERVE_NAME
-from syncd.journal.journal import Delivered, Journal
+from syncd.journal.deliveries import Delivered
+from syncd.journal.journal import Journal
 from syncd.journal.report import JournalReport
 from syncd.journal.state_lock import StateLock, running_pid
 from tests.journal_filling import commit, experiment, head, points, run_id, tags
@@ -72,7 +73,7 @@ def whole_commits(journal: Journal) -> int:
     if known is None:
         assert cursor is None
         return 0
-    changes = journal.pending(rows["a"].id, known, Section.METRICS)
+    changes = deliveries.pending(journal, rows["a"].id, known, Section.METRICS)
     assert len(changes) == (0 if cursor is None else int(cursor) + 1)
     return len(changes)
 
@@ -178,8 +179,9 @@ import sys
 from pathlib import Path
 from syncd.cli.exit_codes import ExitCode, exit_code_of
 from syncd.core.changes import Section
-from syncd.journal import participants
-from syncd.journal.journal import Delivered, Journal
+from syncd.journal import deliveries, participants
+from syncd.journal.deliveries import Delivered
+from syncd.journal.journal import Journal
 from tests.journal_filling import commit, experiment, head, points, run_id
 journal = Journal.open(Path(sys.argv[1]))
 source = participants.register_source(journal, "local")
@@ -190,9 +192,9 @@ for number in range(100_000):
     commit(journal, source, there.audience, points(1, [number]), **{"r/metrics": str(number).encode()})
     print("committed", number, flush=True)
     if number % 2:
-        seqs = [change.seq for change in journal.pending(there.id, run, Section.METRICS)]
+        seqs = [change.seq for change in deliveries.pending(journal, there.id, run, Section.METRICS)]
         done = [(Section.METRICS, seq) for seq in seqs]
-        journal.settle(there.id, run, done, delivered=Delivered(points=len(done)))
+        deliveries.settle(journal, there.id, run, done, delivered=Delivered(points=len(done)))
 """
 
 
@@ -213,7 +215,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
         cursor = committing.JournalCursors(journal, source, there.audience).load("r/metrics")
         assert cursor is not None
         assert int(cursor) >= acknowledged
-        sums = journal.sums(there.id)
+        sums = deliveries.sums(journal, there.id)
         assert sums["points"] + sums["points_waiting"] == int(cursor) + 1
         journal.close()
 
@@ -342,18 +344,18 @@ def test_a_full_disk_refuses_intake_whole_and_still_lets_deliveries_be_recorded(
     committed = commit_until_full(journal, source, there.audience)
     assert committed > 3
     assert committing.JournalCursors(journal, source, there.audience).load("r/metrics") == str(committed - 1).encode()
-    assert journal.sums(there.id)["points_waiting"] == committed * 1000
+    assert deliveries.sums(journal, there.id)["points_waiting"] == committed * 1000
     assert not journal.refill_reserve() or (small_disk / RESERVE_NAME).exists()
 
-    while changes := journal.pending(there.id, run, Section.METRICS):
+    while changes := deliveries.pending(journal, there.id, run, Section.METRICS):
         for change in changes:
             settle_patiently(journal, there.id, run, change.seq)
-    assert journal.sums(there.id)["points"] == committed * 1000
+    assert deliveries.sums(journal, there.id)["points"] == committed * 1000
     commit(journal, source, there.audience, points(1, [1]))
     journal.close()
     again = Journal.open(small_disk)
     assert again.rebuilt_from is None
-    assert again.sums(there.id)["points_waiting"] == 1
+    assert deliveries.sums(again, there.id)["points_waiting"] == 1
     again.close()
 
 
@@ -371,7 +373,7 @@ def settle_patiently(journal: Journal, destination_id: int, run: int, seq: int) 
     """Settle as the daemon does: what fails for want of space is tried again."""
     for _ in range(3):
         try:
-            journal.settle(destination_id, run, [(Section.METRICS, seq)], delivered=Delivered(points=1000))
+            deliveries.settle(journal, destination_id, run, [(Section.METRICS, seq)], delivered=Delivered(points=1000))
         except JournalFull:
             continue
         return

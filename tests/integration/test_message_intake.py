@@ -25,7 +25,7 @@ from mlflow.entities import Run
 from syncd.configuration import DaemonSettings, MessageOptions, MlrunsSettings, destination_of_argument
 from syncd.core.source_tags import SESSION, SOURCE, SOURCE_RUN_ID
 from syncd.errors import AuthFailed, JournalFull, MessageRefused, Transient
-from syncd.journal import participants
+from syncd.journal import deliveries, participants
 from syncd.journal.dead_letters import retry
 from syncd.journal.inbox import Inbox
 from syncd.journal.journal import Journal
@@ -67,7 +67,7 @@ class Case:
 
     def everything_is_there(self) -> bool:
         totals = self.pipeline.totals()
-        waiting = [self.pipeline.journal.journal.waiting_subjects(one) for one in self.pipeline.uploaders]
+        waiting = [deliveries.waiting_subjects(self.pipeline.journal.journal, one) for one in self.pipeline.uploaders]
         return bool(waiting) and not any(waiting) and totals.points_waiting == 0
 
     def runs(self) -> list[Run]:

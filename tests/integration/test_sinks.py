@@ -17,8 +17,9 @@ from syncd.configuration import DaemonSettings, EventGridSinkSettings, Secret, S
 from syncd.core.changes import Section
 from syncd.core.events import BATCH, STRUCTURED, Event
 from syncd.errors import AuthFailed, OutcomeUnknown, Rejected, SinkGone, Transient
-from syncd.journal import outbox, participants
-from syncd.journal.journal import DeadLetter, Journal
+from syncd.journal import deliveries, outbox, participants
+from syncd.journal.dead_letters import DeadLetter
+from syncd.journal.journal import Journal
 from syncd.runtime import courier, event_feed
 from syncd.runtime.event_feeds import EventFeeds
 from syncd.runtime.sink_assembly import open_sink
@@ -242,8 +243,8 @@ async def test_after_an_outage_all_of_it_comes_in_order_and_nothing_else_waited(
         await until(lambda: len(well.events) == 40)
         await until(lambda: fed.sink()["state"] == "down")
         run = run_id(fed.journal, fed.source, 1)
-        [change] = fed.journal.pending(fed.there.id, run, Section.HEAD)
-        fed.journal.settle(fed.there.id, run, [(Section.HEAD, change.seq)])
+        [change] = deliveries.pending(fed.journal, fed.there.id, run, Section.HEAD)
+        deliveries.settle(fed.journal, fed.there.id, run, [(Section.HEAD, change.seq)])
         assert receiver.events == []
         async with receiver:
             await until(lambda: len(receiver.events) == 40)
@@ -350,5 +351,5 @@ async def test_a_slow_sink_does_not_hold_the_journal(fed: Fed) -> None:
 def test_a_letter_s_words_are_json(fed: Fed) -> None:
     letter = DeadLetter(Section.HEAD, "head", b"{}", 1, "no", "X", 400)
     fed.tell()
-    fed.journal.settle(fed.there.id, run_id(fed.journal, fed.source, 1), [], dead=[letter])
+    deliveries.settle(fed.journal, fed.there.id, run_id(fed.journal, fed.source, 1), [], dead=[letter])
     assert json.loads(json.dumps(dict(fed.told()[-1].data)))["reason"] == "no"

@@ -26,13 +26,14 @@ from syncd.core.messages.statements import (
 )
 from syncd.core.source_tags import LAST_ACTIVITY
 from syncd.errors import MessageRefused
+from syncd.journal import deliveries, participants, refused_messages, subjects
 from syncd.journal import inbox as inbox_module
-from syncd.journal import participants, refused_messages, subjects
 from syncd.journal.database import FILE_NAME, MIGRATIONS, VERSION
+from syncd.journal.dead_letters import DeadLetter
 from syncd.journal.dead_letters import drop as drop_letters
 from syncd.journal.dead_letters import retry as retry_letters
 from syncd.journal.inbox import Inbox, InboxSettings, Taken, Told
-from syncd.journal.journal import DeadLetter, Journal
+from syncd.journal.journal import Journal
 from syncd.journal.pauses import Pause, pauses
 from syncd.journal.queries import SCHEMA
 from syncd.journal.refused_messages import KeptMessage, RefusedMessages
@@ -74,7 +75,7 @@ class Case:
         return head
 
     def changes(self, section: Section, run_id: str = "r-1") -> list[Any]:
-        return self.journal.pending(self.destinations[0], self.subject(run_id), section)
+        return deliveries.pending(self.journal, self.destinations[0], self.subject(run_id), section)
 
     def lines(self, run_id: str = "r-1") -> list[bytes]:
         return [line for change in self.changes(Section.METRICS, run_id) for line in change.body.split(b"\n")]
@@ -114,7 +115,7 @@ def test_an_event_is_taken_once_for_every_destination(case: Case) -> None:
     assert case.lines() == [b'{"key":"loss","value":0.5,"timestamp":1,"step":1}']
     assert set(first.waiting) == set(case.destinations)
     for destination in case.destinations:
-        assert len(case.journal.pending(destination, case.subject(), Section.METRICS)) == 1
+        assert len(deliveries.pending(case.journal, destination, case.subject(), Section.METRICS)) == 1
     assert case.counts() == {"taken": 1, "repeated": 2, "ignored": 0, "refused": 0}
 
 
@@ -160,7 +161,7 @@ def test_nothing_of_a_batch_that_was_not_committed_is_taken_to_be_known(case: Ca
 def experiment_changes(case: Case) -> list[Any]:
     experiment = subjects.subject(case.journal, case.subject()).experiment_id
     assert experiment is not None
-    return case.journal.pending(case.destinations[0], experiment, Section.HEAD)
+    return deliveries.pending(case.journal, case.destinations[0], experiment, Section.HEAD)
 
 
 def test_points_that_another_daemon_may_have_sent_are_marked(case: Case) -> None:
@@ -437,19 +438,19 @@ def spooled(case: Case) -> tuple[Spool, str]:
 
 def settle(case: Case, *, dead: bool = False) -> None:
     for destination in case.destinations:
-        [change] = case.journal.pending(destination, case.subject(), Section.ARTIFACTS)
+        [change] = deliveries.pending(case.journal, destination, case.subject(), Section.ARTIFACTS)
         letters = [DeadLetter(Section.ARTIFACTS, change.kind, change.body, 1, "no")] if dead else []
-        case.journal.settle(destination, case.subject(), [(Section.ARTIFACTS, change.seq)], dead=letters)
+        deliveries.settle(case.journal, destination, case.subject(), [(Section.ARTIFACTS, change.seq)], dead=letters)
 
 
 def test_an_artifact_lies_in_the_spool_until_every_destination_has_it(case: Case) -> None:
     spool, root = spooled(case)
     assert (Path(root) / "plots/a.txt").read_bytes() == b"hi"
     assert (spool.used_bytes(), spool.tidy()) == (2, 0)
-    [change] = case.journal.pending(case.destinations[0], case.subject(), Section.ARTIFACTS)
-    case.journal.settle(case.destinations[0], case.subject(), [(Section.ARTIFACTS, change.seq)])
+    [change] = deliveries.pending(case.journal, case.destinations[0], case.subject(), Section.ARTIFACTS)
+    deliveries.settle(case.journal, case.destinations[0], case.subject(), [(Section.ARTIFACTS, change.seq)])
     assert (spool.tidy(), Path(root).exists()) == (0, True)
-    case.journal.settle(case.destinations[1], case.subject(), [(Section.ARTIFACTS, change.seq)])
+    deliveries.settle(case.journal, case.destinations[1], case.subject(), [(Section.ARTIFACTS, change.seq)])
     assert (spool.tidy(), Path(root).exists(), spool.used_bytes()) == (1, False, 0)
 
 

@@ -11,11 +11,13 @@ from syncd.core.changes import Again, Section, decode_head, merge_small, parse
 from syncd.core.facts import MetricsLogged, ProblemFound, Reading, SubjectDeleted, SubjectKey, TagsDeleted
 from syncd.core.source_tags import LAST_ACTIVITY
 from syncd.errors import JournalError
-from syncd.journal import bindings, committing, database, overflow, participants, subjects
+from syncd.journal import bindings, committing, database, deliveries, overflow, participants, subjects
 from syncd.journal.bindings import Binding
 from syncd.journal.database import FILE_NAME, VERSION
+from syncd.journal.dead_letters import DeadLetter
+from syncd.journal.deliveries import Delivered
 from syncd.journal.fact_intake import LONGEST_TAG
-from syncd.journal.journal import DeadLetter, Delivered, Journal
+from syncd.journal.journal import Journal
 from syncd.journal.participants import DestinationRow
 from syncd.journal.queries import STATEMENTS, load_statements
 from syncd.journal.report import JournalReport
@@ -54,7 +56,7 @@ class Bench:
         return commit(self.journal, self.source, self.there.audience, *facts, **cursors)  # type: ignore[arg-type]
 
     def pending(self, subject: int, section: Section, destination: int | None = None) -> list[bytes]:
-        changes = self.journal.pending(destination or self.there.id, subject, section)
+        changes = deliveries.pending(self.journal, destination or self.there.id, subject, section)
         return [change.body for change in changes]
 
     def reopen(self) -> None:
@@ -83,14 +85,14 @@ def test_what_is_committed_waits_in_order_and_by_section_also_after_a_restart(be
     bench.reopen()
     run = run_id(bench.journal, bench.source, 1)
     assert run in told[bench.there.id]
-    assert set(bench.journal.waiting_subjects(bench.there.id)) == told[bench.there.id]
-    metrics = bench.journal.pending(bench.there.id, run, Section.METRICS)
+    assert set(deliveries.waiting_subjects(bench.journal, bench.there.id)) == told[bench.there.id]
+    metrics = deliveries.pending(bench.journal, bench.there.id, run, Section.METRICS)
     assert [(change.items, change.again, change.attempted, change.at_ms) for change in metrics] == [
         (2, Again.NEW, False, NOW_MS),
         (1, Again.NEW, False, NOW_MS),
     ]
     assert b"".join(change.body for change in metrics).count(b'"step"') == 3
-    small = merge_small(bench.journal.pending(bench.there.id, run, Section.SMALL))
+    small = merge_small(deliveries.pending(bench.journal, bench.there.id, run, Section.SMALL))
     assert (small.params, small.tags) == ({"lr": "0.1"}, {"owner": "ann"})
     assert decode_head(bench.pending(run, Section.HEAD)[-1]) == head(1)
     assert subjects.subject(bench.journal, run).tags == {"owner": "ann"}
@@ -99,8 +101,8 @@ def test_what_is_committed_waits_in_order_and_by_section_also_after_a_restart(be
 def test_pending_goes_on_after_what_was_seen(bench: Bench) -> None:
     bench.add(experiment(), head(1), *(points(1, [step]) for step in range(5)))
     run = run_id(bench.journal, bench.source, 1)
-    first = bench.journal.pending(bench.there.id, run, Section.METRICS, limit=2)
-    rest = bench.journal.pending(bench.there.id, run, Section.METRICS, after=first[-1].seq)
+    first = deliveries.pending(bench.journal, bench.there.id, run, Section.METRICS, limit=2)
+    rest = deliveries.pending(bench.journal, bench.there.id, run, Section.METRICS, after=first[-1].seq)
     assert [len(first), len(rest)] == [2, 3]
     assert {change.seq for change in first}.isdisjoint({change.seq for change in rest})
 
@@ -108,12 +110,14 @@ def test_pending_goes_on_after_what_was_seen(bench: Bench) -> None:
 def test_a_settled_change_is_gone_and_the_others_stay(bench: Bench) -> None:
     bench.add(experiment(), head(1), points(1, [1]), points(1, [2]))
     run = run_id(bench.journal, bench.source, 1)
-    one, two = bench.journal.pending(bench.there.id, run, Section.METRICS)
-    bench.journal.settle(bench.there.id, run, [(Section.METRICS, one.seq)], delivered=Delivered(1, 0, 30))
+    one, two = deliveries.pending(bench.journal, bench.there.id, run, Section.METRICS)
+    deliveries.settle(bench.journal, bench.there.id, run, [(Section.METRICS, one.seq)], delivered=Delivered(1, 0, 30))
     bench.reopen()
-    assert [change.seq for change in bench.journal.pending(bench.there.id, run, Section.METRICS)] == [two.seq]
+    assert [change.seq for change in deliveries.pending(bench.journal, bench.there.id, run, Section.METRICS)] == [
+        two.seq
+    ]
     assert bench.rows(f"SELECT COUNT(*) FROM change WHERE seq = {one.seq}") == [(0,)]
-    sums = bench.journal.sums(bench.there.id)
+    sums = deliveries.sums(bench.journal, bench.there.id)
     assert (sums["points"], sums["bytes"], sums["points_waiting"]) == (1, 30, 1)
 
 
@@ -124,9 +128,9 @@ def test_a_change_stays_until_every_destination_has_it(bench: Bench) -> None:
     assert set(told) == {both["second"].id}
     run = run_id(bench.journal, bench.source, 1)
     bench.add(points(1, [2]))
-    [change] = bench.journal.pending(bench.there.id, run, Section.METRICS)
+    [change] = deliveries.pending(bench.journal, bench.there.id, run, Section.METRICS)
     assert b'"step":2' in change.body
-    [other] = bench.journal.pending(both["second"].id, run, Section.METRICS)
+    [other] = deliveries.pending(bench.journal, both["second"].id, run, Section.METRICS)
     assert b'"step":1' in other.body
 
 
@@ -139,10 +143,10 @@ def test_destinations_of_one_audience_share_a_change_and_it_goes_with_the_last(t
     told = commit(journal, source, a.audience, experiment(), head(1), points(1, [1]))
     assert set(told) == {a.id, b.id}
     run = run_id(journal, source, 1)
-    [change] = journal.pending(a.id, run, Section.METRICS)
-    journal.settle(a.id, run, [(Section.METRICS, change.seq)])
-    assert journal.pending(a.id, run, Section.METRICS) == []
-    assert [one.seq for one in journal.pending(b.id, run, Section.METRICS)] == [change.seq]
+    [change] = deliveries.pending(journal, a.id, run, Section.METRICS)
+    deliveries.settle(journal, a.id, run, [(Section.METRICS, change.seq)])
+    assert deliveries.pending(journal, a.id, run, Section.METRICS) == []
+    assert [one.seq for one in deliveries.pending(journal, b.id, run, Section.METRICS)] == [change.seq]
     settle_all(journal, b.id, run)
     journal.close()
     with sqlite3.connect(tmp_path / "s" / FILE_NAME) as connection:
@@ -156,10 +160,10 @@ def test_a_commit_that_fails_half_way_leaves_nothing(bench: Bench) -> None:
 
     with pytest.raises(OSError, match="went away"):
         committing.commit(bench.journal, bench.source, bench.there.audience, readings())  # type: ignore[arg-type]
-    assert bench.journal.waiting_subjects(bench.there.id) == []
+    assert deliveries.waiting_subjects(bench.journal, bench.there.id) == []
     assert committing.JournalCursors(bench.journal, bench.source, bench.there.audience).load("x/metrics") is None
     bench.add(experiment(), head(1))
-    assert len(bench.journal.waiting_subjects(bench.there.id)) == 2
+    assert len(deliveries.waiting_subjects(bench.journal, bench.there.id)) == 2
 
 
 @pytest.mark.parametrize(
@@ -176,26 +180,28 @@ def test_again_says_what_a_destination_may_hold(bench: Bench, first: bool, again
     readings = [Reading([experiment(), head(1), fact])]
     committing.commit(bench.journal, bench.source, bench.there.audience, readings, first_reading=first)
     run = run_id(bench.journal, bench.source, 1)
-    assert [change.again for change in bench.journal.pending(bench.there.id, run, Section.METRICS)] == [expected]
+    assert [change.again for change in deliveries.pending(bench.journal, bench.there.id, run, Section.METRICS)] == [
+        expected
+    ]
 
 
 def test_an_attempt_is_remembered_for_the_changes_it_was_made_for(bench: Bench) -> None:
     bench.add(experiment(), head(1), points(1, [1]), points(1, [2]))
     run = run_id(bench.journal, bench.source, 1)
-    one, two = bench.journal.pending(bench.there.id, run, Section.METRICS)
-    bench.journal.mark_attempted(bench.there.id, run, Section.METRICS, [two.seq])
+    one, two = deliveries.pending(bench.journal, bench.there.id, run, Section.METRICS)
+    deliveries.mark_attempted(bench.journal, bench.there.id, run, Section.METRICS, [two.seq])
     bench.reopen()
-    changes = bench.journal.pending(bench.there.id, run, Section.METRICS)
+    changes = deliveries.pending(bench.journal, bench.there.id, run, Section.METRICS)
     assert [(change.seq, change.attempted) for change in changes] == [(one.seq, False), (two.seq, True)]
 
 
 def test_the_head_waits_for_everything_else(bench: Bench) -> None:
     bench.add(experiment(), head(1), points(1, [1]))
     run = run_id(bench.journal, bench.source, 1)
-    assert bench.journal.waits_before_head(bench.there.id, run)
-    [change] = bench.journal.pending(bench.there.id, run, Section.METRICS)
-    bench.journal.settle(bench.there.id, run, [(Section.METRICS, change.seq)])
-    assert not bench.journal.waits_before_head(bench.there.id, run)
+    assert deliveries.waits_before_head(bench.journal, bench.there.id, run)
+    [change] = deliveries.pending(bench.journal, bench.there.id, run, Section.METRICS)
+    deliveries.settle(bench.journal, bench.there.id, run, [(Section.METRICS, change.seq)])
+    assert not deliveries.waits_before_head(bench.journal, bench.there.id, run)
     assert len(bench.pending(run, Section.HEAD)) == 1
 
 
@@ -212,7 +218,10 @@ def test_a_deleted_run_is_marked_and_unmarked_when_it_comes_back(bench: Bench) -
     run = run_id(bench.journal, bench.source, 1)
     bench.add(SubjectDeleted(run_key(1)))
     assert subjects.subject(bench.journal, run).deleted
-    assert [change.kind for change in bench.journal.pending(bench.there.id, run, Section.HEAD)] == ["head", "deleted"]
+    assert [change.kind for change in deliveries.pending(bench.journal, bench.there.id, run, Section.HEAD)] == [
+        "head",
+        "deleted",
+    ]
     bench.add(head(1))
     assert not subjects.subject(bench.journal, run).deleted
 
@@ -222,7 +231,7 @@ def test_experiments_of_the_same_id_in_two_stores_are_two(bench: Bench) -> None:
     other = SubjectKey("experiment", EXPERIMENT.id, "elsewhere")
     told = bench.add(type(experiment())(other, "b", {}))
     assert len(told[bench.there.id]) == 1
-    assert len(bench.journal.waiting_subjects(bench.there.id)) == 2
+    assert len(deliveries.waiting_subjects(bench.journal, bench.there.id)) == 2
 
 
 def test_problems_are_kept_updated_and_withdrawn(bench: Bench) -> None:
@@ -292,7 +301,7 @@ def test_a_destination_that_joins_later_has_an_audience_of_its_own(bench: Bench)
     assert rows["workspace"] == bench.there
     assert rows["late"].audience != bench.there.audience
     assert committing.JournalCursors(bench.journal, bench.source, rows["late"].audience).load("k/x") is None
-    assert bench.journal.waiting_subjects(rows["late"].id) == []
+    assert deliveries.waiting_subjects(bench.journal, rows["late"].id) == []
     told = commit(bench.journal, bench.source, rows["late"].audience, experiment(), head(1))
     assert set(told) == {rows["late"].id}
 
@@ -302,7 +311,7 @@ def test_one_that_leaves_keeps_what_waits_and_gets_nothing_new(bench: Bench) -> 
     rows = bench.register(other="http://b")
     assert set(rows) == {"other"}
     assert bench.add(points(1, [1])) == {}
-    assert len(bench.journal.waiting_subjects(bench.there.id)) == 2
+    assert len(deliveries.waiting_subjects(bench.journal, bench.there.id)) == 2
 
 
 def test_one_that_comes_back_is_read_for_anew_and_its_identities_are_doubted(bench: Bench) -> None:
@@ -351,9 +360,9 @@ def test_an_identity_is_kept_replaced_and_checked(bench: Bench) -> None:
 def test_a_refused_change_becomes_a_letter_in_the_same_step(bench: Bench) -> None:
     bench.add(experiment(), head(1), points(1, [1]))
     run = run_id(bench.journal, bench.source, 1)
-    [change] = bench.journal.pending(bench.there.id, run, Section.METRICS)
+    [change] = deliveries.pending(bench.journal, bench.there.id, run, Section.METRICS)
     letter = DeadLetter(Section.METRICS, "metrics", change.body, 1, "no such key", "INVALID_PARAMETER_VALUE", 400)
-    bench.journal.settle(bench.there.id, run, [(Section.METRICS, change.seq)], dead=[letter])
+    deliveries.settle(bench.journal, bench.there.id, run, [(Section.METRICS, change.seq)], dead=[letter])
     assert bench.pending(run, Section.METRICS) == []
     report = JournalReport.open(bench.state_dir)
     assert report is not None
@@ -361,16 +370,16 @@ def test_a_refused_change_becomes_a_letter_in_the_same_step(bench: Bench) -> Non
         [found] = report.letters()
         assert (found.reason, found.code, found.status, found.items) == ("no such key", letter.code, 400, 1)
         assert report.letter_body(found.id) == change.body
-    assert bench.journal.sums(bench.there.id)["dead_letters"] == 1
+    assert deliveries.sums(bench.journal, bench.there.id)["dead_letters"] == 1
 
 
 def test_a_letter_that_cannot_be_written_leaves_its_change_waiting(bench: Bench) -> None:
     bench.add(experiment(), head(1), points(1, [1]))
     run = run_id(bench.journal, bench.source, 1)
-    [change] = bench.journal.pending(bench.there.id, run, Section.METRICS)
+    [change] = deliveries.pending(bench.journal, bench.there.id, run, Section.METRICS)
     broken = DeadLetter(Section.METRICS, "metrics", None, 1, "no")  # type: ignore[arg-type]
     with pytest.raises(JournalError):
-        bench.journal.settle(bench.there.id, run, [(Section.METRICS, change.seq)], dead=[broken])
+        deliveries.settle(bench.journal, bench.there.id, run, [(Section.METRICS, change.seq)], dead=[broken])
     assert bench.pending(run, Section.METRICS) == [change.body]
 
 
@@ -382,17 +391,17 @@ def test_overflow_is_kept_by_section_and_released(bench: Bench) -> None:
     assert overflow.kept(bench.journal, bench.there.id, run, "params") == {"b": "2", "c": "3"}
     assert overflow.kept(bench.journal, bench.there.id, run, "tags") == {}
     assert overflow.counts(bench.journal, bench.there.id, run) == {"params": 2}
-    assert bench.journal.sums(bench.there.id)["overflow"] == 2
+    assert deliveries.sums(bench.journal, bench.there.id)["overflow"] == 2
 
 
 def test_a_note_comes_and_goes_and_does_not_count_as_progress(bench: Bench) -> None:
     bench.add(experiment(), head(1))
     run = run_id(bench.journal, bench.source, 1)
-    bench.journal.note(bench.there.id, run, "waits for its parent")
-    assert bench.journal.note_of(bench.there.id, run) == "waits for its parent"
-    assert bench.journal.sums(bench.there.id)["points"] == 0
-    bench.journal.note(bench.there.id, run, "")
-    assert bench.journal.note_of(bench.there.id, run) == ""
+    deliveries.note(bench.journal, bench.there.id, run, "waits for its parent")
+    assert deliveries.note_of(bench.journal, bench.there.id, run) == "waits for its parent"
+    assert deliveries.sums(bench.journal, bench.there.id)["points"] == 0
+    deliveries.note(bench.journal, bench.there.id, run, "")
+    assert deliveries.note_of(bench.journal, bench.there.id, run) == ""
 
 
 def test_another_process_that_writes_is_noticed_and_own_writes_are_not(bench: Bench) -> None:
@@ -422,7 +431,7 @@ def test_the_pace_is_what_was_delivered_in_the_last_minute(bench: Bench) -> None
     bench.clock.now_ms = NOW_MS - NOW_MS % 10_000
     for second in range(0, 200, 5):
         bench.clock.now_ms = NOW_MS - NOW_MS % 10_000 + second * 1000
-        bench.journal.settle(bench.there.id, run, [], delivered=Delivered(points=10, bytes=100))
+        deliveries.settle(bench.journal, bench.there.id, run, [], delivered=Delivered(points=10, bytes=100))
     window_s, counted, bytes_per_s = rate()
     assert window_s == 55
     assert counted == pytest.approx(120)
@@ -475,7 +484,7 @@ def test_migrations_go_on_from_the_version_that_is_there(bench: Bench, monkeypat
     assert bench.journal.rebuilt_from is None
     assert bench.rows("PRAGMA user_version") == [(VERSION + 1,)]
     assert bench.rows("SELECT name, extra FROM source") == [("local", None)]
-    assert len(bench.journal.waiting_subjects(bench.there.id)) == 2
+    assert len(deliveries.waiting_subjects(bench.journal, bench.there.id)) == 2
 
 
 def test_a_migration_that_fails_changes_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -489,7 +498,7 @@ def test_a_migration_that_fails_changes_nothing(bench: Bench, monkeypatch: pytes
             Journal.open(bench.state_dir)
     bench.journal = Journal.open(bench.state_dir)
     assert bench.journal.rebuilt_from is None
-    assert len(bench.journal.waiting_subjects(bench.there.id)) == 1
+    assert len(deliveries.waiting_subjects(bench.journal, bench.there.id)) == 1
     assert len(bench.rows("SELECT * FROM source")[0]) == 2
 
 

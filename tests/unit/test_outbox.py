@@ -18,12 +18,14 @@ from syncd.core.events import Event, EventFilter
 from syncd.core.facts import Fact, ModelSeen, Reading, SubjectDeleted, SubjectKey
 from syncd.core.overflow import POINTS
 from syncd.errors import JournalError, MessageRefused
-from syncd.journal import bindings, committing, database, outbox, overflow, participants, subjects
+from syncd.journal import bindings, committing, database, deliveries, outbox, overflow, participants, subjects
 from syncd.journal.bindings import Binding
 from syncd.journal.database import FILE_NAME, VERSION
+from syncd.journal.dead_letters import DeadLetter
 from syncd.journal.dead_letters import drop as drop_letters
+from syncd.journal.deliveries import Delivered
 from syncd.journal.inbox import Inbox, InboxSettings
-from syncd.journal.journal import DeadLetter, Delivered, Journal
+from syncd.journal.journal import Journal
 from syncd.journal.outbox import Refusal
 from syncd.journal.refused_messages import KeptMessage, RefusedMessages
 from syncd.journal.report import JournalReport
@@ -81,8 +83,12 @@ class Desk:
         bindings.bind(self.journal, self.there.id, subject, Binding(remote_id, "", False, False))
 
     def settle(self, subject: int, *, sections: tuple[Section, ...] = tuple(Section), **options: object) -> None:
-        done = [(one, change.seq) for one in sections for change in self.journal.pending(self.there.id, subject, one)]
-        self.journal.settle(self.there.id, subject, done, **options)  # type: ignore[arg-type]
+        done = [
+            (one, change.seq)
+            for one in sections
+            for change in deliveries.pending(self.journal, self.there.id, subject, one)
+        ]
+        deliveries.settle(self.journal, self.there.id, subject, done, **options)  # type: ignore[arg-type]
 
     def synced_run(self) -> int:
         """Make a run that ended and is synced."""
@@ -132,7 +138,7 @@ def test_a_run_s_life_is_told_in_order_once_and_fits_the_schemas(desk: Desk, tmp
     desk.settle(desk.run(), delivered=Delivered(1, 0, 30))
     assert desk.types() == ["run.discovered", "run.started"], "a run that goes on is not synced"
     desk.add(head(1), artifact(1, "m.bin", tmp_path), head(1, status="FINISHED"))
-    seqs = [change.seq for change in desk.journal.pending(desk.there.id, desk.run(), Section.ARTIFACTS)]
+    seqs = [change.seq for change in deliveries.pending(desk.journal, desk.there.id, desk.run(), Section.ARTIFACTS)]
     desk.settle(desk.run(), delivered=Delivered(0, 1, 10), uploaded=seqs)
     assert desk.types() == ["run.discovered", "run.started", "run.finished", "artifact.uploaded", "run.synced"]
     assert {event.experiment for event in desk.told()} == {"churn"}
@@ -230,8 +236,8 @@ def test_each_destination_has_its_own_synced(desk: Desk) -> None:
     second = both["second"]
     commit(desk.journal, desk.source, second.audience, experiment(), head(1, status="FINISHED"))
     bindings.bind(desk.journal, second.id, desk.run(), Binding("other", "", False, False))
-    [change] = desk.journal.pending(second.id, desk.run(), Section.HEAD)
-    desk.journal.settle(second.id, desk.run(), [(Section.HEAD, change.seq)])
+    [change] = deliveries.pending(desk.journal, second.id, desk.run(), Section.HEAD)
+    deliveries.settle(desk.journal, second.id, desk.run(), [(Section.HEAD, change.seq)])
     synced = [event.data["destination"] for event in desk.told() if event.short_type == "run.synced"]
     assert synced == ["workspace", "second"]
     assert desk.types().count("run.finished") == 1, "a second reading tells nothing again"
@@ -398,10 +404,10 @@ def test_a_journal_of_version_1_goes_on(tmp_path: Path) -> None:
     there = participants.register_destinations(journal, {"workspace": "http://a"})["workspace"]
     source = participants.register_source(journal, "local")
     one, two = run_id(journal, source, 1), run_id(journal, source, 2)
-    assert len(journal.pending(there.id, one, Section.SMALL)) == 2
-    assert journal.sums(there.id)["dead_letters"] == 1
-    [change] = journal.pending(there.id, two, Section.HEAD)
-    journal.settle(there.id, two, [(Section.HEAD, change.seq)])
+    assert len(deliveries.pending(journal, there.id, one, Section.SMALL)) == 2
+    assert deliveries.sums(journal, there.id)["dead_letters"] == 1
+    [change] = deliveries.pending(journal, there.id, two, Section.HEAD)
+    deliveries.settle(journal, there.id, two, [(Section.HEAD, change.seq)])
     [event] = outbox.events_after(journal, 0, 10)
     assert (event.short_type, event.data["destination_run_id"]) == ("run.synced", "remote-2")
     journal.close()

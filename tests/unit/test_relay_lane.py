@@ -29,7 +29,7 @@ from syncd.core.filters import Filter
 from syncd.core.relay.reading import read_chunk, read_facts
 from syncd.core.relay.values import CHUNK_TYPE, Parcel, RelayedChunk, RelayedFacts
 from syncd.errors import OutcomeUnknown, Rejected
-from syncd.journal import committing, participants
+from syncd.journal import committing, deliveries, participants
 from syncd.journal.journal import Journal
 from syncd.runtime.assembly import open_artifact
 from syncd.runtime.courier import Courier, DestinationState
@@ -130,7 +130,11 @@ class Edge:
 
     def waiting(self, number: int = 1) -> list[str]:
         subject = run_id(self.journal, self.source_id, number)
-        return [change.kind for section in Section for change in self.journal.pending(self.row.id, subject, section)]
+        return [
+            change.kind
+            for section in Section
+            for change in deliveries.pending(self.journal, self.row.id, subject, section)
+        ]
 
     def letters(self) -> Sequence[tuple[str, str]]:
         return self.journal._connection.execute("SELECT kind, reason FROM dead_letter").fetchall()
@@ -187,7 +191,7 @@ async def test_what_a_killed_process_has_sent_is_told_again_as_such(
 ) -> None:
     edge.state(experiment(), head(1), points(1, range(10)))
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "settle", lambda *_, **__: None)  # it is killed before that is recorded
+        patch.setattr(deliveries, "settle", lambda *_, **__: None)  # it is killed before that is recorded
         await edge.relay()
     edge.broker.parcels.clear()
     edge.state(points(1, range(10, 20)))

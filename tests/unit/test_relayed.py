@@ -36,8 +36,8 @@ from syncd.core.relay.pieces import add_piece, holds
 from syncd.core.relay.reading import read_chunk
 from syncd.core.relay.values import Parcel, RelayedChunk, RelayedFact, RelayedFacts, RelayOrigin
 from syncd.errors import AuthFailed, JournalFull, MessageRefused
+from syncd.journal import deliveries, participants, subjects
 from syncd.journal import partials as partials_module
-from syncd.journal import participants, subjects
 from syncd.journal.inbox import Inbox, InboxSettings, Taken, Told
 from syncd.journal.journal import Journal
 from syncd.journal.partials import Partials
@@ -95,7 +95,7 @@ class Case:
         return int(row)
 
     def changes(self, section: Section, key: SubjectKey = RUN) -> list[Change]:
-        return self.journal.pending(self.destination, self.subject(key), section, limit=1000)
+        return deliveries.pending(self.journal, self.destination, self.subject(key), section, limit=1000)
 
     def files(self) -> list[bytes]:
         """Return the contents of the artifacts that were stated."""
@@ -298,7 +298,7 @@ def test_what_a_killed_process_had_written_goes_or_goes_on(case: Case) -> None:
 def test_a_file_that_was_delivered_is_not_stated_again(case: Case) -> None:
     case.keep(chunk())
     [change] = case.changes(Section.ARTIFACTS)
-    case.journal.settle(case.destination, case.subject(), [(Section.ARTIFACTS, change.seq)])
+    deliveries.settle(case.journal, case.destination, case.subject(), [(Section.ARTIFACTS, change.seq)])
     case.spool.tidy()
     assert case.spooled() == 0
     again, other_journal = chunk(), chunk(order=RelayOrigin("j2", ORIGIN.journal_made_s + 5, "", "").order(1))
