@@ -8,7 +8,8 @@ Rules
    daemon, what was put back is sent at the next start.
 3. A letter goes and its change comes in the same transaction, so that nothing is lost or sent twice for it.
 4. What the source has stated anew since then is not undone: a head is sent as it is now, and of tags only those
-   that still have the letter's value. Params, points and artifacts do not age (a changed file is stated anew).
+   that still have the letter's value. Params and points do not age, nor do a store's artifacts (a changed file is
+   stated anew); of what came in messages, a file is sent that is still the latest word about its path.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from syncd.core.changes import Again, Section, parse, render
+from syncd.core.messages.statements import local_digest
 from syncd.core.source_tags import PARENT_RUN_ID
 from syncd.journal.database import FILE_NAME, join, translated
 from syncd.journal.fact_intake import LONGEST_TAG
@@ -150,6 +152,8 @@ def _retry(connection: sqlite3.Connection, letter_id: int, now_ms: int) -> str:
         return "waiting" if tried else "unknown"
     destination_id, subject_id, section, kind, body, items, head, tags, deleted = row
     connection.execute(SQL["drop_dead_letter"], {"id": letter_id})
+    if kind == "artifact" and _is_overtaken(connection, subject_id, parse(bytes(body))):
+        return "overtaken"
     present = present_body(kind, bytes(body), head=head, tags=parse(tags.encode()), deleted=bool(deleted))
     if present is None:
         return "overtaken"
@@ -166,6 +170,17 @@ def _retry(connection: sqlite3.Connection, letter_id: int, now_ms: int) -> str:
     seq = connection.execute(SQL["add_change"], change).lastrowid
     connection.execute(SQL["add_delivery"], (destination_id, subject_id, section, seq))
     return "waiting"
+
+
+def _is_overtaken(connection: sqlite3.Connection, subject_id: int, artifact: Any) -> bool:
+    """Return whether messages have said since then that another content belongs at an artifact's path."""
+    place = {name: artifact[name].encode("utf-8", "surrogatepass") for name in ("root", "path")}
+    spooled, latest = connection.execute(SQL["artifact_digests"], {"subject_id": subject_id, **place}).fetchone()
+    digest = local_digest(**{name: artifact[name] for name in _LOCAL}) if spooled is None else spooled
+    return bool(latest and digest and latest != digest)
+
+
+_LOCAL = ("root", "size_bytes", "mtime_ns")
 
 
 def present_body(kind: str, body: bytes, *, head: Any, tags: dict[str, str], deleted: bool) -> bytes | None:

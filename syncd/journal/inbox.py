@@ -390,7 +390,7 @@ class _Step:
         seen = ArtifactSeen(run, artifact.path, artifact.root, artifact.size_bytes, artifact.mtime_ns)
         seq = self._facts.add(seen)
         if artifact.spooled:
-            self._journal._run("add_spooled", (artifact.root, subject_id, seq, artifact.size_bytes))
+            self._journal._run("add_spooled", (artifact.root, subject_id, seq, artifact.size_bytes, artifact.digest))
             roots.add(artifact.root)
 
     # -- heads -----------------------------------------------------------------------------------------------------

@@ -82,7 +82,14 @@ said_ms = excluded.said_ms WHERE excluded.said_ms >= said_ms OR said_ms > :now_m
 SELECT kind, name, source, at_ms FROM pause WHERE resting = 1 ORDER BY kind, name;
 
 -- name: add_spooled
-INSERT INTO spooled (root, subject_id, seq, size_bytes) VALUES (?, ?, ?, ?);
+INSERT INTO spooled (root, subject_id, seq, size_bytes, digest) VALUES (?, ?, ?, ?, ?);
+
+-- The digest of what lies in a directory of the spool, and of the latest word about a path of its subject;
+-- both are given as bytes.
+-- name: artifact_digests
+SELECT (SELECT digest FROM spooled WHERE root = CAST(:root AS TEXT)), COALESCE(
+(SELECT value FROM message_value WHERE subject_id = :subject_id AND section = 'artifact' AND key = CAST(:path AS TEXT)),
+(SELECT value FROM relayed WHERE subject_id = :subject_id AND section = 'artifact' AND key = :path));
 
 -- name: spooled_roots
 SELECT root FROM spooled UNION ALL SELECT root FROM partial WHERE root <> '';

@@ -136,7 +136,7 @@ class RelayStep:
             whole = kept.whole
             self._facts.add(ProblemFound(_where(kept), ""))
             seq = self._facts.add(ArtifactSeen(chunk.subject, chunk.path, whole.root, whole.size_bytes, whole.mtime_ns))
-            self._journal._run("add_spooled", (whole.root, subject_id, seq, whole.size_bytes))
+            self._journal._run("add_spooled", (whole.root, subject_id, seq, whole.size_bytes, whole.digest))
             self._roots.add(whole.root)
 
     def _place(self, kept: KeptChunk) -> dict[str, object]:

@@ -23,6 +23,7 @@ from syncd.core.messages.statements import (
     RelayStatement,
     RunLogged,
     Said,
+    local_digest,
 )
 from syncd.core.relay.reading import Malformed, read_chunk, read_facts
 from syncd.core.relay.values import CHUNK_TYPE
@@ -184,7 +185,7 @@ def _found(artifact: LocalArtifact, roots: Sequence[Path]) -> KeptArtifact:
         root=str(real),
         size_bytes=found.st_size,
         mtime_ns=found.st_mtime_ns,
-        digest=f"{real}\n{found.st_size}\n{found.st_mtime_ns}",
+        digest=local_digest(root=str(real), size_bytes=found.st_size, mtime_ns=found.st_mtime_ns),
         spooled=False,
     )
 

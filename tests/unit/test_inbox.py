@@ -5,24 +5,27 @@ from __future__ import annotations
 import itertools
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
 from syncd.cli.dlq import content_of
-from syncd.core.changes import Again, Section, merge_small, parse
-from syncd.core.facts import ExperimentSeen, RunSeen
+from syncd.core.changes import Again, Section, encode, merge_small, parse
+from syncd.core.facts import ArtifactSeen, ExperimentSeen, RunSeen, SubjectKey
 from syncd.core.messages.statements import (
     Command,
     ForeignEvent,
     Ignored,
     InlineArtifact,
+    KeptArtifact,
     RunEnded,
     RunLogged,
     RunRef,
     RunStarted,
     Statement,
+    local_digest,
 )
 from syncd.core.source_tags import LAST_ACTIVITY
 from syncd.errors import MessageRefused
@@ -462,6 +465,36 @@ def test_an_artifact_that_was_refused_can_be_tried_again(case: Case) -> None:
     assert (spool.tidy(), Path(root).exists()) == (0, True)
     settle(case)
     assert (spool.tidy(), Path(root).exists()) == (1, False)
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_an_artifact_that_was_refused_overwrites_no_later_one(case: Case, local: bool) -> None:
+    spool = Spool(case.journal, case.state_dir)
+    spool.begin()
+
+    def artifact(content: bytes) -> KeptArtifact:
+        kept = spool.keep(InlineArtifact("a", content))
+        about = {"root": kept.root, "size_bytes": kept.size_bytes, "mtime_ns": kept.mtime_ns}
+        return replace(kept, spooled=False, digest=local_digest(**about)) if local else kept
+
+    for time_ms, content in enumerate((b"old", b"new")):
+        case.tell(logged(artifacts=[artifact(content)], time_ms=time_ms))
+        settle(case, dead=True)
+    assert retry_letters(case.state_dir, [1, 2]).overtaken == (1, 2)
+    assert spool.tidy() == (0 if local else 1)
+    assert retry_letters(case.state_dir, [3, 4]).waiting == (3, 4)
+    [change] = case.changes(Section.ARTIFACTS)
+    artifact_told = parse(change.body)
+    assert Path(artifact_told["root"], artifact_told["path"]).read_bytes() == b"new"
+
+
+def test_an_artifact_of_a_store_with_a_name_that_is_no_text_can_be_tried_again(case: Case) -> None:
+    case.tell(logged())
+    body = encode(ArtifactSeen(SubjectKey("run", "r-1"), "a\udcff", "/store\udcff", 1, 1)).body
+    letter = DeadLetter(Section.ARTIFACTS, "artifact", body, 1, "no")
+    deliveries.settle(case.journal, case.destinations[0], case.subject(), [], dead=[letter])
+    assert retry_letters(case.state_dir, None).waiting == (1,)
+    assert [change.body for change in case.changes(Section.ARTIFACTS)] == [body]
 
 
 def test_what_a_crash_left_in_the_spool_goes_at_the_next_start(case: Case) -> None:

@@ -38,6 +38,7 @@ from syncd.core.relay.values import Parcel, RelayedChunk, RelayedFact, RelayedFa
 from syncd.errors import AuthFailed, JournalFull, MessageRefused
 from syncd.journal import deliveries, participants, subjects
 from syncd.journal import partials as partials_module
+from syncd.journal.dead_letters import DeadLetter, retry
 from syncd.journal.inbox import Inbox, InboxSettings, Taken, Told
 from syncd.journal.journal import Journal
 from syncd.journal.partials import Partials
@@ -318,6 +319,19 @@ def test_later_content_begins_a_file_anew_and_older_content_is_known(case: Case)
     assert case.files() == [other]
     assert case.keep(chunk(0, 1000, seq=13))[0].outcome == "whole"
     assert case.files() == [other, CONTENT]
+
+
+def test_a_file_that_was_refused_overwrites_no_later_one(case: Case) -> None:
+    for seq, content in ((5, b"old"), (6, b"new")):
+        case.keep(chunk(content=content, after=3, seq=seq))
+        [change] = case.changes(Section.ARTIFACTS)
+        letter = DeadLetter(Section.ARTIFACTS, change.kind, change.body, 1, "no")
+        deliveries.settle(
+            case.journal, case.destination, case.subject(), [(Section.ARTIFACTS, change.seq)], dead=[letter]
+        )
+    outcome = retry(case.state_dir, None)
+    assert (outcome.overtaken, outcome.waiting) == ((1,), (2,))
+    assert case.files() == [b"new"]
 
 
 def test_the_edge_may_go_on_with_a_file_under_a_later_word(case: Case) -> None:
