@@ -118,6 +118,7 @@ class MessageIntake:
         Raises:
             JournalError: the journal cannot be used (in an ExceptionGroup).
         """
+        await self._note("")  # what the last daemon noted may hold no more
         committed: asyncio.Queue[Committed] = asyncio.Queue(maxsize=1)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -156,7 +157,8 @@ class MessageIntake:
             else:
                 backoff = Backoff()
                 await self._record("")
-                await committed.put(await self._commit(messages))
+                if messages:
+                    await committed.put(await self._commit(messages))
 
     async def _room(self) -> None:
         """Wait until the journal has room."""
@@ -194,6 +196,9 @@ class MessageIntake:
             log.error("cannot receive; it is tried again", source=self.name, error=error)
         else:
             log.info("messages are received again", source=self.name)
+        await self._note(error)
+
+    async def _note(self, error: str) -> None:
         with contextlib.suppress(JournalFull):  # it is in the log and in `error` at least
             await self._in_thread(lambda: self._inbox.problem(f"source {self.name}", error))
 
@@ -236,6 +241,9 @@ class MessageIntake:
         for command in committed.taken.commands:
             log.info("a command was taken", source=self.name, command=command.name, arguments=dict(command.arguments))
             self._obey(command.name, command.arguments)
+        for message, refusal in committed.refused:
+            about = {"source": self.name, "id": message.id, "address": message.address}
+            log.warning("a message is refused", **about, reason=str(refusal))
         for type_ in committed.ignored_types - self._warned:
             if len(self._warned) < MOST_WARNED_TYPES:
                 self._warned.add(type_)
@@ -257,9 +265,8 @@ class MessageIntake:
         try:
             if committed.complete:
                 await self.source.complete(committed.complete)
-            for message, refusal in committed.refused:
-                log.warning("a message is refused", source=self.name, id=message.id, reason=str(refusal))
-                await self.source.refuse(message, reason=refusal.reason, description=str(refusal))
+            if committed.refused:
+                await self.source.refuse(committed.refused)
         except DestinationError as error:
             log.info("messages could not be settled; they come again and are known", source=self.name, error=str(error))
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from syncd.errors import DestinationError
+from syncd.errors import DestinationError, MessageRefused
 from syncd.sources.messages import Message
 
 
@@ -88,10 +88,11 @@ class InMemorySource:
             if self._held.pop(_number(message), None) is not None:
                 self.completed.append(message)
 
-    async def refuse(self, message: Message, *, reason: str, description: str) -> None:
-        """Dead-letter a message."""
-        if self._held.pop(_number(message), None) is not None:
-            self.refused.append(RefusedMessage(message, reason, description))
+    async def refuse(self, refused: Sequence[tuple[Message, MessageRefused]]) -> None:
+        """Dead-letter messages."""
+        for message, refusal in refused:
+            if self._held.pop(_number(message), None) is not None:
+                self.refused.append(RefusedMessage(message, refusal.reason, str(refusal)))
 
     async def release(self, messages: Sequence[Message]) -> None:
         """Give messages back unread."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from syncd.errors import MessageRefused
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
@@ -44,6 +46,7 @@ class MessageSource(Protocol):
     async def receive(self, *, most: int, most_bytes: int) -> Sequence[Message]:
         """Wait for messages; return at least one, at most ``most``, and no more once ``most_bytes`` are reached.
 
+        None are returned where it has raised before and has just connected again: messages may be long in coming.
         It connects if it is not connected. It may be cancelled: what had arrived is not lost.
         """
         ...
@@ -52,8 +55,8 @@ class MessageSource(Protocol):
         """Settle messages whose content has been committed. A lost lock is no error: it is delivered again."""
         ...
 
-    async def refuse(self, message: Message, *, reason: str, description: str) -> None:
-        """Dead-letter a message on the broker, where the broker can; else settle it."""
+    async def refuse(self, refused: Sequence[tuple[Message, MessageRefused]]) -> None:
+        """Dead-letter messages on the broker, where the broker can; else settle them."""
         ...
 
     async def release(self, messages: Sequence[Message]) -> None:

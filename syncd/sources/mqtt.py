@@ -25,7 +25,7 @@ import structlog
 
 from syncd.brokers.ending import end
 from syncd.brokers.mqtt import MqttAddress, translated
-from syncd.errors import DestinationError
+from syncd.errors import DestinationError, MessageRefused
 from syncd.sources.messages import Message
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ class MqttSource:
         self._arrived: deque[Message] = deque()
         self._qos_0_bytes = 0
         self._failure: DestinationError | None = None
+        self._was_lost = self._is_back = False  # whether a failure was told, and since then a connection made
         self._news = asyncio.Event()
 
     # -- the door --------------------------------------------------------------------------------------------------
@@ -103,12 +104,16 @@ class MqttSource:
         while not self._arrived:
             if self._failure is not None:
                 failure, self._failure = self._failure, None
+                self._was_lost, self._is_back = True, False
                 raise failure
+            if self._is_back:
+                break
             if self._reading is None:
                 self._reading = asyncio.create_task(self._read(), name=f"receive {self.name}")
                 self._reading.add_done_callback(self._ended)
             await self._news.wait()
             self._news.clear()
+        self._is_back = False
         return self._take(most, most_bytes)
 
     async def complete(self, messages: Sequence[Message]) -> None:
@@ -117,10 +122,9 @@ class MqttSource:
             if isinstance(message.handle, Receipt):
                 message.handle.connection.settle(message.handle)
 
-    async def refuse(self, message: Message, *, reason: str, description: str) -> None:
-        """Acknowledge a message: MQTT has no dead letters."""
-        del reason, description
-        await self.complete([message])
+    async def refuse(self, refused: Sequence[tuple[Message, MessageRefused]]) -> None:
+        """Acknowledge messages: MQTT has no dead letters."""
+        await self.complete([message for message, _ in refused])
 
     async def release(self, messages: Sequence[Message]) -> None:
         """Keep messages for the next ``receive``."""
@@ -155,6 +159,8 @@ class MqttSource:
             async with client:
                 self._client = client
                 await client.subscribe_to(self._topics)
+                self._is_back, self._was_lost = self._was_lost, False
+                self._news.set()
                 await client.until_disconnected()
         finally:
             self._client = None

@@ -222,10 +222,11 @@ class WebhookSource:
         for message in messages:
             self._settle(message, TAKEN)
 
-    async def refuse(self, message: Message, *, reason: str, description: str) -> None:
-        """Answer that a message is not taken, and why."""
-        self.counts.refused += 1
-        self._settle(message, _refusal(_STATUS_OF_REASON.get(reason, 400), description))
+    async def refuse(self, refused: Sequence[tuple[Message, MessageRefused]]) -> None:
+        """Answer that messages are not taken, and why."""
+        self.counts.refused += len(refused)
+        for message, refusal in refused:
+            self._settle(message, _refusal(_STATUS_OF_REASON.get(refusal.reason, 400), str(refusal)))
 
     async def release(self, messages: Sequence[Message]) -> None:
         """Answer that the messages are to be sent again later."""

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from syncd.errors import AuthFailed, Transient
+from syncd.errors import AuthFailed, MessageRefused, Transient
+from syncd.sources.messages import Message
 from tests.contract.message_brokers import (
     MEGABYTE,
     BrokerUnderTest,
@@ -111,7 +112,7 @@ async def test_what_is_refused_goes_and_what_is_released_comes_again(broker: Bro
     await broker.send(place, [b"bad", b"good"])
     async with asyncio.timeout(PATIENCE_S):
         bad, good = await received(source, 2)
-        await source.refuse(bad, reason="malformed", description="data.metrics: expected a table" + "!" * 5000)
+        await source.refuse([(bad, MessageRefused("data.metrics: expected a table" + "!" * 5000))])
         await source.release([good])
         [again] = await received(source, 1)
         assert again.body == b"good"
@@ -121,10 +122,43 @@ async def test_what_is_refused_goes_and_what_is_released_comes_again(broker: Bro
         [dead] = broker.bus.dead_letters(place)
         assert dead.dead_letter is not None
         reason, description = dead.dead_letter
-        assert (dead.body, reason) == ("bad", "malformed")
+        assert (dead.body, reason) == ("bad", "Malformed")
         assert description.startswith("data.metrics: expected a table!")
         assert len(description) == 4096
     assert await bodies_left(broker, place) == []
+
+
+async def test_many_are_refused_as_fast_as_one(broker: BrokerUnderTest, place: str) -> None:
+    source = broker.source(place)
+    await broker.send(place, [b"%d" % number for number in range(100)])
+    found: list[Message] = []
+    async with asyncio.timeout(PATIENCE_S):
+        while len(found) < 100:
+            messages = await source.receive(most=100, most_bytes=MEGABYTE)
+            found += messages
+            async with asyncio.timeout(0.05 * len(messages) + 1):  # one after the other they take 0.2 s each
+                await source.refuse([(message, MessageRefused(f"bad {message.body!r}")) for message in messages])
+    await source.close()
+    if isinstance(broker, ServiceBusUnderTest):
+        dead = {one.body: one.dead_letter for one in broker.bus.dead_letters(place)}
+        assert dead == {str(number): ("Malformed", f"bad b'{number}'") for number in range(100)}
+    assert await bodies_left(broker, place) == []
+
+
+async def test_a_source_says_that_its_broker_is_back_although_no_message_comes(
+    broker: BrokerUnderTest, place: str
+) -> None:
+    source = broker.source(place)
+    broker.kill()
+    async with asyncio.timeout(PATIENCE_S):
+        with pytest.raises(Transient):
+            await source.receive(most=1, most_bytes=1)
+        broker.start()
+        assert list(await source.receive(most=1, most_bytes=1)) == []
+        waiting = asyncio.create_task(source.receive(most=1, most_bytes=1))  # that is said once
+        await broker.send(place, [b"a"])
+        assert [message.body for message in await waiting] == [b"a"]
+    await source.close()
 
 
 async def test_a_broker_that_is_killed_and_comes_back_loses_nothing(broker: BrokerUnderTest, place: str) -> None:

@@ -347,6 +347,17 @@ async def test_a_source_that_fails_is_tried_again_and_says_so(
         assert len(case.source.completed) == 2
 
 
+async def test_what_the_last_daemon_could_not_receive_is_no_problem_any_more(
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str
+) -> None:
+    async with running(tmp_path, mlflow_server, experiment) as case:
+        case.source.failures.append(Transient("gone"))
+        case.source.hand_over_again()
+        await case.until(lambda: "gone" in case.intake.error)
+    async with running(tmp_path, mlflow_server, experiment) as case:
+        await case.until(lambda: not case.pipeline.journal.journal.problems())
+
+
 async def test_a_full_journal_holds_messages_and_drops_none(
     tmp_path: Path, mlflow_server: RunningMlflow, experiment: str
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 from syncd.core.webhook_signature import WINDOW_S, key_of, sign
+from syncd.errors import MessageRefused
 from syncd.sources.webhook import Credentials, HookAnswer, HookRequest, WebhookSource
 
 NOW_S = 1_800_000_000.5
@@ -145,7 +146,7 @@ async def test_what_is_refused_is_answered_with_the_reason(reason: str, status: 
     hook = source(KEYS)
     answering = hook.answer(request(standard_headers()))
     [message] = await hook.receive(most=10, most_bytes=10_000)
-    await hook.refuse(message, reason=reason, description="/data/step: expected a whole number")
+    await hook.refuse([(message, MessageRefused("/data/step: expected a whole number", reason=reason))])
     answer = await answering
     assert (answer.status, answer.content) == (status, {"error": "/data/step: expected a whole number"})
 
@@ -193,7 +194,7 @@ async def test_who_comes_while_others_are_committed_is_committed_together() -> N
     receiving = asyncio.create_task(hook.receive(most=10, most_bytes=10_000))
     await asyncio.wait([receiving], timeout=0.01)
     assert not receiving.done()
-    await hook.refuse(first, reason="Malformed", description="")
+    await hook.refuse([(first, MessageRefused(""))])
     assert len(await receiving) == 3
 
 

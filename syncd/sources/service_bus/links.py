@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from syncd.brokers.service_bus import ServiceBusAddress, is_lost_message, is_lost_session, translated
-from syncd.errors import DestinationError
+from syncd.errors import DestinationError, MessageRefused
 from syncd.sources.messages import Message
 from syncd.sources.service_bus.reading import message_of, number_of
 
@@ -36,7 +36,10 @@ SOON_S: Final = 0.1
 FILLED_IN_A_ROW: Final = 5
 BATCH_BYTES: Final = 8 * 1024 * 1024
 
-Settle = Callable[["ServiceBusReceivedMessage"], Awaitable[None]]
+# learn.microsoft.com "service-bus-dead-letter-queues" (read 2026-11): both texts may have so many characters.
+DEAD_LETTER_CHARACTERS: Final = 4096
+
+Settle = Callable[[int], Awaitable[None]]
 
 
 class SessionLost(Exception):
@@ -142,11 +145,11 @@ class Link:
 
     async def complete(self, messages: Iterable[Message]) -> None:
         """Take messages off the broker."""
-        await self._settle(messages, self._receiver.complete_message)
+        await self._settle(map(number_of, messages), lambda number: self._receiver.complete_message(self._hand[number]))
 
     async def abandon(self, messages: Iterable[Message]) -> None:
         """Give messages back."""
-        await self._settle(messages, self._receiver.abandon_message)
+        await self._settle(map(number_of, messages), lambda number: self._receiver.abandon_message(self._hand[number]))
 
     async def close(self) -> None:
         """Give back what is in hand, if that is still possible, and close the receiver.
@@ -162,22 +165,27 @@ class Link:
         self._changed.set()
         await self._receiver.close()
 
-    async def dead_letter(self, message: Message, *, reason: str, description: str) -> None:
-        """Move a message to the dead-letter queue."""
+    async def dead_letter(self, refused: Sequence[tuple[Message, MessageRefused]]) -> None:
+        """Move messages to the dead-letter queue, with words cut to what the broker keeps."""
+        refusals = {number_of(message): refusal for message, refusal in refused}
 
-        async def settle(one: ServiceBusReceivedMessage) -> None:
-            await self._receiver.dead_letter_message(one, reason=reason, error_description=description)
+        async def settle(number: int) -> None:
+            await self._receiver.dead_letter_message(
+                self._hand[number],
+                reason=refusals[number].reason[:DEAD_LETTER_CHARACTERS],
+                error_description=str(refusals[number])[:DEAD_LETTER_CHARACTERS],
+            )
 
-        await self._settle([message], settle)
+        await self._settle(refusals, settle)
 
-    async def _settle(self, messages: Iterable[Message], settle: Settle) -> None:
+    async def _settle(self, numbers: Iterable[int], settle: Settle) -> None:
         """Settle what is in hand, all at once: each waits for its answer."""
-        numbers = [number for message in messages if self._holds(number := number_of(message))]
+        numbers = [number for number in numbers if self._holds(number)]
         if not numbers:
             return
         async with self._turn:
             held = [number for number in numbers if number in self._hand]
-            answers = await asyncio.gather(*(settle(self._hand[number]) for number in held), return_exceptions=True)
+            answers = await asyncio.gather(*(settle(number) for number in held), return_exceptions=True)
             for number, answer in zip(held, answers, strict=True):
                 self._drop(number)
                 if isinstance(answer, Exception) and not is_lost_message(answer):

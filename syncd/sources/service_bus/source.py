@@ -26,7 +26,7 @@ import structlog
 
 from syncd.brokers.ending import end
 from syncd.brokers.service_bus import ServiceBusAddress, translated
-from syncd.errors import DestinationError
+from syncd.errors import DestinationError, MessageRefused
 from syncd.sources.messages import Message
 from syncd.sources.service_bus.links import Link, SessionLost
 from syncd.sources.service_bus.reading import Handle
@@ -53,8 +53,6 @@ ACCEPT_S: Final = 25
 CLOSING_S: Final = 1.0
 # So many links look for a session at once: each of them polls its connection.
 ACCEPTING: Final = 4
-# learn.microsoft.com "service-bus-dead-letter-queues" (read 2026-11): both texts may have so many characters.
-DEAD_LETTER_CHARACTERS: Final = 4096
 
 
 class ServiceBusSource:
@@ -74,6 +72,7 @@ class ServiceBusSource:
         self._looking: dict[asyncio.Task[Any] | None, float] = {}
         self._arrived: deque[Message] = deque()
         self._failure: DestinationError | None = None
+        self._was_lost = self._is_back = False  # whether a failure was told, and since then a link opened
         self._news = asyncio.Event()
 
     # -- the door --------------------------------------------------------------------------------------------------
@@ -84,11 +83,13 @@ class ServiceBusSource:
             arrived = self._take(most, most_bytes)
             if not arrived and self._failure is not None:
                 failure, self._failure = self._failure, None
+                self._was_lost, self._is_back = True, False
                 raise failure
             self._have_links()
             for link in self._open_links:
                 link.want()  # and while these are taken in, more may come
-            if arrived:
+            if arrived or self._is_back:
+                self._is_back = False
                 return arrived
             await self._news.wait()
             self._news.clear()
@@ -97,12 +98,12 @@ class ServiceBusSource:
         """Settle messages (see ``MessageSource``)."""
         await asyncio.gather(*(link.complete(of_link) for link, of_link in _by_link(messages).items()))
 
-    async def refuse(self, message: Message, *, reason: str, description: str) -> None:
-        """Dead-letter a message with its reason and description, cut to what the broker keeps."""
-        for link, of_link in _by_link([message]).items():
-            await link.dead_letter(
-                of_link[0], reason=reason[:DEAD_LETTER_CHARACTERS], description=description[:DEAD_LETTER_CHARACTERS]
-            )
+    async def refuse(self, refused: Sequence[tuple[Message, MessageRefused]]) -> None:
+        """Dead-letter messages with reason and description."""
+        by_link: defaultdict[Link, list[tuple[Message, MessageRefused]]] = defaultdict(list)
+        for message, refusal in refused:
+            by_link[_link_of(message)].append((message, refusal))
+        await asyncio.gather(*(link.dead_letter(of_link) for link, of_link in by_link.items()))
 
     async def release(self, messages: Sequence[Message]) -> None:
         """Give messages back unread."""
@@ -196,6 +197,7 @@ class ServiceBusSource:
         try:
             async with self._accepting:
                 link = Link(receiver, address=self.address, most=most) if await self._opened(receiver) else None
+            self._answered()
         except BaseException:
             await receiver.close()
             raise
@@ -207,6 +209,12 @@ class ServiceBusSource:
             if link is not None:
                 self._open_links.discard(link)
             self._close(link or receiver)
+
+    def _answered(self) -> None:
+        """Take note that the broker can be reached."""
+        if self._was_lost:
+            self._is_back, self._was_lost = True, False
+            self._news.set()
 
     def _close(self, link: Link | ServiceBusReceiver) -> None:
         closing = asyncio.create_task(link.close(), name=f"close a link of {self.name}")
@@ -258,6 +266,10 @@ def _wait_s(link: Link) -> float:
 def _by_link(messages: Sequence[Message]) -> dict[Link, list[Message]]:
     found: defaultdict[Link, list[Message]] = defaultdict(list)
     for message in messages:
-        assert isinstance(message.handle, Handle), "a message of another source"
-        found[message.handle.link].append(message)
+        found[_link_of(message)].append(message)
     return found
+
+
+def _link_of(message: Message) -> Link:
+    assert isinstance(message.handle, Handle), "a message of another source"
+    return message.handle.link
