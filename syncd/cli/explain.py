@@ -20,7 +20,9 @@ from syncd.cli.runs import answering
 from syncd.core.changes import Section, parse
 from syncd.core.overflow import overflow_path
 from syncd.core.source_tags import OVERFLOW_FOLDER
-from syncd.journal.report import DestinationReport, JournalReport, LetterReport, RunOnDestination, RunReport
+from syncd.journal import run_reports
+from syncd.journal.report import DestinationReport, JournalReport, LetterReport
+from syncd.journal.run_reports import RunOnDestination, RunReport
 from syncd.runtime.run_listing import run_as_json
 from syncd.runtime.run_state import RunState, state_of
 
@@ -50,8 +52,8 @@ def execute(arguments: argparse.Namespace) -> int:
     if journal is None:
         return _not_found(about, arguments, about.no_journal)
     with journal:
-        found = journal.find_runs(arguments.run)
-        runs = [run for subject_id in found[: MOST_CANDIDATES + 1] for run in journal.runs(subject_id)]
+        found = run_reports.find_runs(journal, arguments.run)
+        runs = [run for subject_id in found[: MOST_CANDIDATES + 1] for run in run_reports.runs(journal, subject_id)]
         if not runs:
             hint = "syncd runs lists what has been read; a run that was just begun is there within seconds"
             return _not_found(about, arguments, hint)
@@ -103,16 +105,18 @@ def explain(about: Asked, journal: JournalReport, run: RunReport) -> dict[str, A
     letters = journal.letters(run.subject_id)
     for there, value in zip(run.destinations, content["destinations"], strict=True):
         report = reports.get(there.destination_id)
-        value["link"] = _link(report, journal.remote_experiment(there.destination_id, run.subject_id), there)
+        value["link"] = _link(
+            report, run_reports.remote_experiment(journal, there.destination_id, run.subject_id), there
+        )
         value["waiting"]["kinds"] = [
-            asdict(kind) for kind in journal.waiting_kinds(there.destination_id, run.subject_id)
+            asdict(kind) for kind in run_reports.waiting_kinds(journal, there.destination_id, run.subject_id)
         ]
-        files = journal.waiting_bodies(there.destination_id, run.subject_id, Section.ARTIFACTS, MOST_FILES)
+        files = run_reports.waiting_bodies(journal, there.destination_id, run.subject_id, Section.ARTIFACTS, MOST_FILES)
         value["reasons"] = reasons(about, journal, run, there, report, _files_in_motion(files))
         value["letters"] = [_letter(letter) for letter in letters if letter.destination == there.destination]
         value["overflow_entries"] = [
             {"section": section, "key": key}
-            for section, key in journal.overflow_entries(there.destination_id, run.subject_id)
+            for section, key in run_reports.overflow_entries(journal, there.destination_id, run.subject_id)
         ]
     content["deleted"] = run.deleted
     content["changed_ms"] = run.changed_ms

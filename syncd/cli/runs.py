@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from syncd.cli.asking import Asked, asked
 from syncd.cli.exit_codes import ExitCode
 from syncd.cli.report import print_json, print_table, size_text
-from syncd.journal.report import JournalReport, RunReport
+from syncd.journal import run_reports
+from syncd.journal.report import JournalReport
+from syncd.journal.run_reports import RunReport
 from syncd.runtime.run_listing import answering_destinations, run_as_json
 from syncd.runtime.run_state import state_of
 
@@ -29,10 +31,10 @@ def execute(arguments: argparse.Namespace) -> int:
     with journal:
         delivering = answering(about, journal)
         if arguments.json:
-            runs = [run_as_json(run, delivering) for run in journal.runs()]
+            runs = [run_as_json(run, delivering) for run in run_reports.runs(journal)]
             print_json("runs", {"state_dir": about.state_dir, "running": bool(about.pid), "runs": runs})
         else:
-            _print_runs(journal.runs(), delivering)
+            _print_runs(run_reports.runs(journal), delivering)
     return ExitCode.DONE
 
 

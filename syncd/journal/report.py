@@ -1,4 +1,4 @@
-"""A read-only view of a journal, for ``syncd status``, ``runs``, ``explain`` and ``dlq``.
+"""A read-only view of a journal, for ``syncd status`` and ``dlq``; what it says of runs, ``run_reports`` does.
 
 Rules
 -----
@@ -11,15 +11,12 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from syncd.core.changes import decode_head
 from syncd.core.events import Event
-from syncd.core.facts import ExperimentSeen, RunSeen
 from syncd.errors import JournalError
 from syncd.journal.database import FILE_NAME, VERSION, connect, translated
 from syncd.journal.event_rows import event_of
@@ -28,7 +25,6 @@ from syncd.journal.state_lock import running_pid
 
 PACE_SPAN_MS = 10_000  # add_pace counts in spans of this length
 PACE_SPANS = 6
-_ALL = {"first": 0, "last": 2**62}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,59 +132,6 @@ class ProblemReport:
     what: str
     subject_id: int | None
     at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class RunOnDestination:
-    """Where a run stands on one destination: what is there, what waits, what was refused. Times are 0 for never."""
-
-    destination_id: int
-    destination: str
-    active: bool
-    remote_id: str
-    points: int
-    artifacts: int
-    bytes: int
-    sent_ms: int
-    note: str
-    changes_waiting: int
-    points_waiting: int
-    artifacts_waiting: int
-    bytes_waiting: int
-    oldest_ms: int | None
-    dead_letters: int
-    overflow: int
-
-
-@dataclass(frozen=True, slots=True)
-class RunReport:
-    """A run of a source. ``head`` is None until its source has said what it is."""
-
-    subject_id: int
-    source: str
-    run_id: str
-    head: RunSeen | None
-    experiment: str
-    deleted: bool
-    changed_ms: int
-    destinations: tuple[RunOnDestination, ...]
-
-    @property
-    def name(self) -> str:
-        """The run's name, or ""."""
-        return self.head.name if self.head else ""
-
-
-@dataclass(frozen=True, slots=True)
-class WaitingKind:
-    """What waits of one kind of change; ``attempted`` of the changes may have reached the server already."""
-
-    kind: str
-    changes: int
-    items: int
-    bytes: int
-    oldest_ms: int
-    attempted: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,71 +311,6 @@ class JournalReport:
         rows = self._rows("event_seq", {"id": event_id})
         return int(rows[0][0]) if rows else None
 
-    # -- runs ------------------------------------------------------------------------------------------------------
-
-    def runs(self, subject_id: int | None = None) -> Iterator[RunReport]:
-        """Yield all runs, or one, in the order in which they were found."""
-        wanted = _ALL if subject_id is None else {"first": subject_id, "last": subject_id}
-        destinations = {row["id"]: row for row in self._rows("destinations")}
-        experiments = dict(self._experiments())
-        stands: dict[int, list[RunOnDestination]] = defaultdict(list)
-        for row in self._rows("runs", wanted):
-            stands[row["id"]].append(_stand(row, destinations[row["destination_id"]]))
-        for row in self._rows("run_heads", wanted):
-            head = decode_head(row["head"]) if row["head"] is not None else None
-            assert head is None or isinstance(head, RunSeen)
-            yield RunReport(
-                subject_id=row["id"],
-                source=row["source"],
-                run_id=row["key"],
-                head=head,
-                experiment=experiments.get(row["experiment_id"], ""),
-                deleted=bool(row["deleted"]),
-                changed_ms=row["changed_ms"],
-                destinations=tuple(stands[row["id"]]),
-            )
-
-    def _experiments(self) -> Iterator[tuple[int, str]]:
-        for row in self._rows("experiments"):
-            head = decode_head(row["head"]) if row["head"] is not None else None
-            yield row["id"], head.name if isinstance(head, ExperimentSeen) else ""
-
-    def find_runs(self, text: str) -> list[int]:
-        """Return the subject ids of the runs that ``text`` names.
-
-        A whole id (of the source or of a destination) or a whole name comes before the beginning of an id.
-        """
-        whole: dict[int, None] = {}
-        begun: dict[int, None] = {}
-        for row in self._rows("run_heads", _ALL):
-            if row["key"] == text or (row["head"] is not None and decode_head(row["head"]).name == text):
-                whole[row["id"]] = None
-            elif row["key"].startswith(text):
-                begun[row["id"]] = None
-        for row in self._rows("runs_by_remote_id", {"id": text}):
-            (whole if row["remote_id"] == text else begun)[row["subject_id"]] = None
-        return sorted(whole or begun)
-
-    def waiting_kinds(self, destination_id: int, subject_id: int) -> list[WaitingKind]:
-        """Return what waits of one subject for one destination."""
-        key = {"destination_id": destination_id, "subject_id": subject_id}
-        return [WaitingKind(**dict(row)) for row in self._rows("waiting_kinds", key)]
-
-    def waiting_bodies(self, destination_id: int, subject_id: int, section: int, most: int) -> list[bytes]:
-        """Return the bodies of what waits of one section, at most ``most`` of them."""
-        key = {"destination_id": destination_id, "subject_id": subject_id, "section": section}
-        return [row["body"] for row in self._rows("pending", {**key, "after": 0, "limit": most})]
-
-    def remote_experiment(self, destination_id: int, subject_id: int) -> str:
-        """Return the id on a destination of a run's experiment, or ""."""
-        rows = self._rows("remote_experiment", {"destination_id": destination_id, "subject_id": subject_id})
-        return str(rows[0][0]) if rows else ""
-
-    def overflow_entries(self, destination_id: int, subject_id: int) -> list[tuple[str, str]]:
-        """Return what is kept in overflow of one subject: (section, key)."""
-        key = {"destination_id": destination_id, "subject_id": subject_id}
-        return [(row["section"], row["key"]) for row in self._rows("overflow_entries", key)]
-
     # -- dead letters ----------------------------------------------------------------------------------------------
 
     def letters(self, subject_id: int | None = None) -> list[LetterReport]:
@@ -443,13 +321,6 @@ class JournalReport:
         """Return what a dead letter carries."""
         rows = self._rows("dead_letter_body", {"id": letter_id})
         return bytes(rows[0][0])
-
-
-def _stand(row: sqlite3.Row, destination: sqlite3.Row) -> RunOnDestination:
-    values = dict(row)
-    del values["id"]
-    values["remote_id"] = values["remote_id"] or ""
-    return RunOnDestination(**values, destination=destination["name"], active=bool(destination["active"]))
 
 
 def _is_there(path: Path) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from syncd.journal.report import JournalReport, RunOnDestination, RunReport
+from syncd.journal.report import JournalReport
+from syncd.journal.run_reports import RunOnDestination, RunReport
 from syncd.runtime.run_state import state_of
 
 

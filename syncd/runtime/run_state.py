@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from syncd.journal.report import RunOnDestination, RunReport
+from syncd.journal.run_reports import RunOnDestination, RunReport
 from syncd.runtime.settlement import FILTERED
 
 RunState = Literal["synced", "syncing", "waiting", "dead-letters", "filtered", "deleted", "unknown"]

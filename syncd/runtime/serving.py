@@ -12,7 +12,7 @@ from syncd import __version__
 from syncd.configuration.model import DaemonSettings
 from syncd.core.events import EventFilter, cloud_event
 from syncd.errors import JournalError
-from syncd.journal import outbox
+from syncd.journal import outbox, run_reports
 from syncd.journal.journal import Journal
 from syncd.journal.report import JournalReport
 from syncd.runtime.clock import wall_ms_now
@@ -88,7 +88,7 @@ class Serving:
     def _ask_runs(self) -> dict[str, Any]:
         with self._open() as journal:
             delivering = answering_destinations(journal, wall_ms_now())
-            runs = [run_as_json(run, delivering) for run in journal.runs()]
+            runs = [run_as_json(run, delivering) for run in run_reports.runs(journal)]
         place = {"state_dir": str(self._daemon.state_dir), "running": True}
         return {"schema": 1, "command": "runs", **place, "runs": runs}
 
