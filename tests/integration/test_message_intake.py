@@ -355,7 +355,7 @@ async def test_what_the_last_daemon_could_not_receive_is_no_problem_any_more(
         case.source.hand_over_again()
         await case.until(lambda: "gone" in case.intake.error)
     async with running(tmp_path, mlflow_server, experiment) as case:
-        await case.until(lambda: not case.pipeline.journal.journal.problems())
+        await case.until(lambda: not participants.problems(case.pipeline.journal.journal))
 
 
 async def test_a_full_journal_holds_messages_and_drops_none(
