@@ -90,7 +90,7 @@ def is_key_bound(journal: Journal, destination_id: int, key: SubjectKey) -> bool
 
 def unchecked(journal: Journal, destination_id: int, before_ms: int) -> list[CreatedSubject]:
     """Return the runs and models created there before that time and not yet looked up once more."""
-    parameters = {"destination_id": destination_id, "before_ms": before_ms}
+    parameters = {"destination_id": destination_id, "before_ms": before_ms, "now_ms": journal._wall_ms()}
     return [CreatedSubject(*row) for row in journal._fetch("unchecked", parameters)]
 
 

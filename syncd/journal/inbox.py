@@ -166,7 +166,8 @@ class Inbox:
             raise
 
     def _runs(self, name: str, before_ms: int) -> list[int]:
-        rows = self.journal._fetch(name, {"source_id": self.source_id, "before_ms": before_ms})
+        times = {"before_ms": before_ms, "now_ms": self.journal._wall_ms()}
+        rows = self.journal._fetch(name, {"source_id": self.source_id, **times})
         return [row[0] for row in rows]
 
     def _intake(self, add: Callable[[FactIntake], None]) -> dict[int, set[int]]:

@@ -157,7 +157,7 @@ class RunStep:
     def _merge(self, subject_id: int, run: SubjectKey, said: RunState) -> None:
         before, now_ms = self._heard(subject_id), self._journal._wall_ms()
         state = said if before is None else merge(before.state, said)
-        waited = before is not None and now_ms - before.seen_ms >= self._start_patience_ms
+        waited = before is not None and not 0 <= now_ms - before.seen_ms < self._start_patience_ms
         ready = (before is not None and before.stated) or waited or state.started_ms is not None
         if ready:
             self._state(run, before.state if before is not None and before.stated else None, state)

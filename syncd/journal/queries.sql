@@ -164,12 +164,13 @@ SELECT 1 FROM source
 CROSS JOIN subject s ON s.source_id = source.id AND s.kind = :kind AND s.key = :key
 CROSS JOIN remote r ON r.destination_id = :destination_id AND r.subject_id = s.id LIMIT 1;
 
+-- What was bound at a time to come was bound before the clock went back.
 -- name: unchecked
 SELECT r.subject_id, s.kind, s.key, r.remote_id, e.remote_id FROM remote r
 JOIN subject s ON s.id = r.subject_id AND s.kind IN ('run', 'model')
 JOIN remote e ON e.destination_id = r.destination_id AND e.subject_id = s.experiment_id
-WHERE r.destination_id = :destination_id AND r.checked = 0 AND r.adopted = 0 AND r.bound_ms < :before_ms
-LIMIT 20000;
+WHERE r.destination_id = :destination_id AND r.checked = 0 AND r.adopted = 0
+AND (r.bound_ms < :before_ms OR r.bound_ms > :now_ms + 60000) LIMIT 20000;
 
 -- name: add_progress
 INSERT INTO progress (destination_id, subject_id, points, artifacts, bytes, sent_ms)

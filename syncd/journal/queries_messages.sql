@@ -26,8 +26,10 @@ VALUES (:subject_id, :source_id, :state, :stated, :ended, '', :now_ms, :now_ms)
 ON CONFLICT (subject_id) DO UPDATE SET state = excluded.state, stated = excluded.stated, ended = excluded.ended,
 stale = '', heard_ms = excluded.heard_ms;
 
+-- What was seen at a time to come was seen before the clock went back.
 -- name: unstated_runs
-SELECT subject_id FROM message_run WHERE source_id = :source_id AND stated = 0 AND seen_ms <= :before_ms;
+SELECT subject_id FROM message_run
+WHERE source_id = :source_id AND stated = 0 AND (seen_ms <= :before_ms OR seen_ms > :now_ms);
 
 -- name: mark_stated
 UPDATE message_run SET stated = 1 WHERE subject_id = :subject_id;

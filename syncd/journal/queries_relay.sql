@@ -40,11 +40,13 @@ given_back = CASE WHEN excluded.digest <> digest OR excluded.held_bytes > most_b
 most_bytes = CASE WHEN excluded.digest <> digest THEN excluded.held_bytes
  ELSE MAX(most_bytes, excluded.held_bytes) END;
 
--- Files of which something is here, that came in a session, and of which nothing has come since then, or since long.
+-- Files of which something is here, that came in a session, and of which nothing has come since then, or since long;
+-- or at a time to come: the clock has gone back since.
 -- name: silent_partials
 SELECT kind, key, path, place, digest, size_bytes, root, pieces, session, origin, about, heard_ms FROM partial
 WHERE source_id = :source_id AND root <> '' AND session <> ''
-AND (heard_ms < :begun_ms OR heard_ms + :silence_ms * (1 << MIN(given_back, :most_doublings)) <= :now_ms);
+AND (heard_ms < :begun_ms OR heard_ms + :silence_ms * (1 << MIN(given_back, :most_doublings)) <= :now_ms
+ OR heard_ms > :now_ms + :silence_ms);
 
 -- Nothing of it is here any more, unless more of it has come meanwhile.
 -- name: give_back_partial

@@ -796,3 +796,16 @@ async def test_one_refused_tag_of_an_experiment_is_a_dead_letter(tmp_path: Path)
         assert there.tags == {"a": "1", "c": "3"}
         assert rig.sums["dead_letters"] == 1
         assert len(rig.run(run_key(0).id).points["loss"]) == 20
+
+
+@virtually
+async def test_a_run_of_a_shared_queue_is_sent_although_the_clock_goes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Delivering(tmp_path, is_gateway=True) as rig:
+        rig.state(experiment(), head(1), points(1, range(3)))
+        while not rig.fake.runs:  # noqa: ASYNC110 - virtual time
+            await asyncio.sleep(0.1)
+        monkeypatch.setattr("tests.faults.delivering.NOW_MS", NOW_MS - 24 * 3_600_000)
+        await rig.delivered(within_s=MINUTE_S)
+        assert len(rig.run(run_key(1).id).points["loss"]) == 3

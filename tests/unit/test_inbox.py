@@ -211,6 +211,17 @@ def test_a_run_is_stated_when_its_start_has_come(case: Case) -> None:
     assert (head.status, head.end_time_ms) == ("KILLED", 50)
 
 
+def test_a_run_is_stated_although_the_clock_went_back(case: Case) -> None:
+    case.tell(logged(1))
+    case.clock.now_ms -= 3_600_000
+    case.tell(logged(2, run=RunRef("r-2")))
+    assert case.inbox.tick()
+    assert (case.head() is None, case.head("r-2") is None) == (False, True)
+    case.clock.now_ms -= 3_600_000
+    case.tell(logged(3, run=RunRef("r-2")))
+    assert case.head("r-2") is not None
+
+
 def test_a_run_without_a_start_is_stated_after_a_while(case: Case) -> None:
     case.tell(logged(time_ms=10))
     assert case.inbox.tick() == {}

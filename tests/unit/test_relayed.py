@@ -495,6 +495,15 @@ async def test_it_waits_longer_each_time_until_more_has_come(case: Case) -> None
     assert waits() == [60, 119, 120, 240]
 
 
+async def test_it_does_not_wait_until_a_clock_that_went_back_has_caught_up(case: Case) -> None:
+    case.keep(chunk(0, 400))
+    case.clock.now_ms -= 3_600_000
+    begun_ms = case.clock.now_ms  # it was started anew
+    await look(case, Entity(), until=lambda: case.spooled() == 0, begun_ms=begun_ms)
+    case.keep(chunk(0, 400))
+    assert case.partials.silent(begun_ms=begun_ms, silence_ms=60_000, most_doublings=10) == []
+
+
 async def test_after_a_start_it_does_not_wait(case: Case) -> None:
     case.keep(chunk(0, 400))
     begun_ms = case.clock.now_ms
