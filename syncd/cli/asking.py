@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import shlex
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from syncd.cli.report import duration_text
 from syncd.configuration import find_file, load_daemon
@@ -114,6 +116,12 @@ def time_text(at_ms: int) -> str:
         return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (ValueError, OverflowError):
         return f"{at_ms} ms"
+
+
+def pause_text(about: Asked, pause: Mapping[str, Any]) -> str:
+    """Say what a command has paused; ``pause`` is one of the status's ``paused``."""
+    said = f"by a message of {pause['source']}, {about.when(pause['at_ms'])}"
+    return f"{pause['kind']} {pause['name']} is paused {said}; it rests until a message resumes it"
 
 
 def counted(number: int, noun: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from syncd.azure.address import WorkspaceAddress
-from syncd.cli.asking import Asked, asked, counted, time_text
+from syncd.cli.asking import Asked, asked, counted, pause_text, time_text
 from syncd.cli.exit_codes import ExitCode
 from syncd.cli.report import print_json, print_table, printable, size_text
 from syncd.cli.runs import answering
@@ -166,12 +166,13 @@ def reasons(
     if state == "filtered":
         return [f"{there.note}; what is read of it is not sent"]
     if state in ("synced", "dead-letters"):
-        return _reasons_not_read(about, journal)
+        return _reasons_not_read(about, journal, run)
     return [
         *_reasons_of_daemon(about),
+        *_paused(about, journal, "destination", there.destination),
         *_reasons_of_destination(about, there, report),
         *_reasons_of_run(run, there, in_motion),
-        *_reasons_not_read(about, journal),
+        *_reasons_not_read(about, journal, run),
     ] or ["it is being sent; nothing hinders it"]
 
 
@@ -197,6 +198,10 @@ def _reasons_of_destination(about: Asked, there: RunOnDestination, report: Desti
             return []
 
 
+def _paused(about: Asked, journal: JournalReport, kind: str, name: str) -> list[str]:
+    return [pause_text(about, asdict(one)) for one in journal.pauses() if (one.kind, one.name) == (kind, name)]
+
+
 def _reasons_of_run(run: RunReport, there: RunOnDestination, in_motion: Sequence[str]) -> list[str]:
     found = []
     if run.head is None:
@@ -208,8 +213,12 @@ def _reasons_of_run(run: RunReport, there: RunOnDestination, in_motion: Sequence
     return [*found, *in_motion]
 
 
-def _reasons_not_read(about: Asked, journal: JournalReport) -> list[str]:
-    """Return why there may be more in the store than the journal knows of."""
+def _reasons_not_read(about: Asked, journal: JournalReport, run: RunReport) -> list[str]:
+    """Return why there may be more of a run at its source than the journal knows of."""
+    return [*_paused(about, journal, "source", run.source), *_reasons_reading_pauses(about, journal)]
+
+
+def _reasons_reading_pauses(about: Asked, journal: JournalReport) -> list[str]:
     free_bytes, used_bytes = journal.free_disk_bytes(), journal.used_bytes()
     if free_bytes < LEAST_DISK_BYTES:
         return [

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from syncd.cli.asking import Asked, asked, counted
+from syncd.cli.asking import Asked, asked, counted, pause_text
 from syncd.cli.exit_codes import ExitCode
 from syncd.cli.report import duration_text, print_json, print_table, size_text
 from syncd.runtime.journal_status import status
@@ -62,8 +62,7 @@ def _print_lines(about: Asked, content: Mapping[str, Any]) -> None:
     for messages in content["messages"]:
         _print_messages(about, messages)
     for pause in content["paused"]:
-        said = f"by a message of {pause['source']}, {about.when(pause['at_ms'])}"
-        print(f"\n{pause['kind']} {pause['name']} is paused {said}; it rests until a message resumes it")
+        print(f"\n{pause_text(about, pause)}")
     _print_problems(content["problems"])
 
 

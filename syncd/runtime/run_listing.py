@@ -10,8 +10,10 @@ from syncd.runtime.run_state import state_of
 
 
 def answering_destinations(journal: JournalReport, now_ms: int) -> set[int]:
-    """Return the destinations that answered when they were last asked."""
-    return {one.id for one in journal.destinations(now_ms) if one.active and one.state in ("up", "throttled")}
+    """Return the destinations that answered when they were last asked, and that no command has paused."""
+    resting = {one.name for one in journal.pauses() if one.kind == "destination"}
+    found = (one for one in journal.destinations(now_ms) if one.active and one.name not in resting)
+    return {one.id for one in found if one.state in ("up", "throttled")}
 
 
 def run_as_json(run: RunReport, delivering: set[int]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def state_of(run: RunReport, there: RunOnDestination, *, delivering: bool) -> Ru
     Args:
         run: the run.
         there: where it stands on that destination.
-        delivering: whether a daemon runs and that destination answers.
+        delivering: whether a daemon runs, and that destination answers and is not paused.
 
     Returns:
         ``syncing`` or ``waiting``: something is outstanding, and moves or does not; ``dead-letters``: all else is

@@ -19,12 +19,14 @@ import pytest
 from syncd.cli.main import main
 from syncd.core.changes import Again, Section, decode_head, encode_head, parse
 from syncd.core.facts import ModelSeen, ProblemFound, SubjectDeleted, SubjectKey, TagsDeleted
+from syncd.core.messages.statements import Command
 from syncd.journal import bindings, deliveries, overflow, participants, run_reports, subjects
 from syncd.journal.bindings import Binding
 from syncd.journal.database import FILE_NAME
 from syncd.journal.dead_letters import DeadLetter
 from syncd.journal.deliveries import Delivered
 from syncd.journal.fact_intake import LONGEST_TAG
+from syncd.journal.inbox import Inbox, InboxSettings, Told
 from syncd.journal.journal import Journal
 from syncd.journal.report import JournalReport
 from syncd.runtime.settlement import FILTERED
@@ -478,6 +480,22 @@ def test_nothing_hinders_it(asker: Asker) -> None:
     participants.destination_up(asker.journal, asker.near)
     near = asker.explained(1)
     assert (near["state"], near["reasons"]) == ("syncing", ["it is being sent; nothing hinders it"])
+
+
+def test_what_a_message_has_paused_is_the_reason(asker: Asker) -> None:
+    asker.add(experiment(), head(1), points(1, [1]))
+    participants.destination_up(asker.journal, asker.near)
+    bus = Inbox(asker.journal, participants.register_source(asker.journal, "bus"), InboxSettings(default_experiment=""))
+    for number, what in enumerate(({"destination": "near"}, {"source": "local"})):
+        bus.take([Told(identity=str(number), statement=Command(name="pause", time_ms=NOW_MS, arguments=what))])
+    near = asker.explained(1)
+    assert near["state"] == "waiting"
+    assert re.fullmatch(
+        "destination near is paused by a message of bus, .* until a message resumes it", near["reasons"][0]
+    )
+    assert near["reasons"][1].startswith("source local is paused by a message of bus, ")
+    asker.deliver(asker.near, 1)
+    assert [one.partition(" is")[0] for one in asker.explained(1)["reasons"]] == ["source local"]
 
 
 def test_an_artifact_that_moves_or_is_gone_is_named(asker: Asker, tmp_path: Path) -> None:
