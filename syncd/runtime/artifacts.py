@@ -50,6 +50,7 @@ class ArtifactDelivery:
         self._send = send
         self._restate = restate
         self._places = asyncio.Semaphore(channel.in_flight)
+        self._under_way: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
         """Deliver everything that waited when the pass reached it."""
@@ -61,9 +62,15 @@ class ArtifactDelivery:
                 newest = {decode_artifact(self._subject.key, change.body).path: change for change in changes}
                 superseded = [change.seq for change in changes if newest[self._path(change)] is not change]
                 await self._settlement.add(Section.ARTIFACTS, superseded)
-                for change in newest.values():
+                for path, change in newest.items():
+                    await self._settled(path)
                     await self._places.acquire()
-                    uploads.create_task(self._deliver_and_release(change))
+                    self._under_way[path] = uploads.create_task(self._deliver_and_release(path, change))
+
+    async def _settled(self, path: str) -> None:
+        """Wait until an older content of a path is done with: of what came in messages, both are here."""
+        if path in self._under_way:
+            await asyncio.wait([self._under_way[path]])
 
     async def _without_overflow(self, changes: list[Change]) -> list[Change]:
         """Take out what was a dead letter and says where renamed artifacts are, or what is in which segment."""
@@ -87,10 +94,11 @@ class ArtifactDelivery:
             limit=WINDOW_CHANGES,
         )
 
-    async def _deliver_and_release(self, change: Change) -> None:
+    async def _deliver_and_release(self, path: str, change: Change) -> None:
         try:
             await self._deliver(change, decode_artifact(self._subject.key, change.body))
         finally:
+            del self._under_way[path]
             self._places.release()
 
     async def _deliver(self, change: Change, artifact: ArtifactSeen) -> None:

@@ -12,7 +12,9 @@ from typing import cast
 
 import pytest
 
+from syncd.core.changes import Change
 from syncd.core.facts import (
+    ArtifactSeen,
     ExperimentSeen,
     MetricsLogged,
     ModelSeen,
@@ -26,9 +28,13 @@ from syncd.core.requests import CreateModel, CreateRun, LogBatch, LogOutputs, Se
 from syncd.core.source_tags import PARENT_RUN_ID, SESSION, SOURCE_RUN_ID
 from syncd.errors import AuthFailed, OutcomeUnknown, Rejected, Transient
 from syncd.journal import deliveries, subjects
+from syncd.journal.deliveries import Delivered
+from syncd.runtime import artifacts
+from syncd.runtime.artifacts import ArtifactDelivery
 from syncd.runtime.courier import FORBIDDEN_ALONE, POISON_AFTER_S, POISON_FAULTS, Courier
 from syncd.runtime.one_shot import sync_once
 from syncd.runtime.pipeline import Pipeline
+from syncd.runtime.settlement import Settlement
 from syncd.runtime.uploader import LANES, LONG_AGO_S
 from tests.faults.delivering import MINUTE_S, Delivering, now_s, virtually
 from tests.journal_filling import EXPERIMENT, NOW_MS, experiment, head, params, points, run_key, tags
@@ -809,3 +815,28 @@ async def test_a_run_of_a_shared_queue_is_sent_although_the_clock_goes_back(
         monkeypatch.setattr("tests.faults.delivering.NOW_MS", NOW_MS - 24 * 3_600_000)
         await rig.delivered(within_s=MINUTE_S)
         assert len(rig.run(run_key(1).id).points["loss"]) == 3
+
+
+@virtually
+async def test_of_two_contents_of_a_path_the_later_one_stays_however_many_files_wait_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are in different windows of what waits, and the older one takes longer."""
+    monkeypatch.setattr(artifacts, "WINDOW_CHANGES", 1)
+    seconds = {1: 9.0, 2: 1.0, 3: 1.0}
+    arrived: list[int] = []
+
+    async def send(_: Change, artifact: ArtifactSeen) -> Delivered:
+        await asyncio.sleep(seconds[artifact.size_bytes])
+        arrived.append(artifact.size_bytes)
+        return Delivered(artifacts=1)
+
+    async with Delivering(tmp_path) as rig:
+        rig.uploader.channel.rests = lambda: True
+        stated = [ArtifactSeen(run_key(1), path, "/", size, 1) for path, size in (("a", 1), ("b", 2), ("a", 3))]
+        rig.state(experiment(), head(1), *stated)
+        found = subjects.find_subject(rig.journal, rig.source_id, "run", run_key(1).id)
+        assert found is not None
+        subject = subjects.subject(rig.journal, found)
+        await ArtifactDelivery(rig.channel, subject, Settlement(rig.channel, found), send).run()
+        assert arrived == [2, 1, 3]
