@@ -8,6 +8,7 @@ Rules
 3. What fails here is logged and answered 500; it never ends the daemon.
 4. aiohttp's server is used without its application: a message to a hook is one request, and its routes, middlewares and
    time-outs would cost each of them more than checking its signature.
+5. How many connections there are and how long each may be waited for, ``connections`` decides.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from aiohttp import web
 
 from syncd.errors import SyncdError
 from syncd.http.access import wrong_with
+from syncd.http.connections import Connections, Server
+from syncd.http.counts import HttpCounts
 from syncd.sources.webhook import TAKEN, HookAnswer, HookRequest
 
 log = structlog.get_logger(__name__)
@@ -47,6 +50,10 @@ class Hook(Protocol):
 
     def answer(self, request: HookRequest) -> asyncio.Future[HookAnswer]:
         """Return the answer to a request, which is to come."""
+        ...
+
+    def not_read(self, status: int) -> None:
+        """Take note that a request was answered so before its body was read."""
         ...
 
 
@@ -76,8 +83,8 @@ class Served(Protocol):
         """
         ...
 
-    async def metrics(self) -> str:
-        """Return all metrics in the text format of Prometheus."""
+    async def metrics(self, http: HttpCounts) -> str:
+        """Return all metrics in the text format of Prometheus, with those of this server."""
         ...
 
 
@@ -91,6 +98,7 @@ class HttpServer:
         self._token = token
         self._hooks = hooks
         self._slow_bytes = 0
+        self._connections = Connections()
         self._routes: dict[str, tuple[str, Callable[[web.BaseRequest], Awaitable[web.Response]]]] = {
             "/": ("GET", self._page),
             "/livez": ("GET", self._live),
@@ -109,12 +117,11 @@ class HttpServer:
         Raises:
             SyncdError: the address cannot be listened on.
         """
-        server = web.Server(self._answer, access_log=None, keepalive_timeout=30)
-        runner = web.ServerRunner(server, shutdown_timeout=1.0)
+        runner = web.ServerRunner(Server(self._answer, self._connections), shutdown_timeout=1.0)
         await runner.setup()
         try:
             await self._listen(runner)
-            await asyncio.Event().wait()
+            await self._connections.watch()
         finally:
             await runner.cleanup()
 
@@ -130,6 +137,15 @@ class HttpServer:
         log.info("HTTP is served", address="{}:{}".format(*self.address))
 
     async def _answer(self, request: web.BaseRequest) -> web.Response:
+        self._connections.work_on(request.protocol)
+        try:
+            answer = await self._answer_to(request)
+        finally:
+            self._connections.wait_for(request.protocol)
+        self._connections.counts.answers[answer.status] += 1
+        return answer
+
+    async def _answer_to(self, request: web.BaseRequest) -> web.Response:
         """Answer a request; JSON also where something is wrong."""
         path = request.path
         refused = wrong_with(request.method, path, request.headers, token=self._token, own_host=self._host)
@@ -144,6 +160,8 @@ class HttpServer:
             return _refusal(error.status, str(error), error.headers)
         except SyncdError as error:
             return _refusal(503, str(error))
+        except ConnectionError:
+            return _refusal(400, "the body was not sent to its end")  # nobody will read it
         except Exception as exc:
             log.exception("a request failed unexpectedly", path=path)
             return _refusal(500, f"failed unexpectedly: {type(exc).__name__}")
@@ -170,7 +188,7 @@ class HttpServer:
         return _probe(self._served.ready())
 
     async def _metrics(self, _: web.BaseRequest) -> web.Response:
-        text = await self._served.metrics()
+        text = await self._served.metrics(self._connections.counts)
         return web.Response(body=text.encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def _status(self, _: web.BaseRequest) -> web.Response:
@@ -206,7 +224,11 @@ class HttpServer:
             raise _Refused(404, "there is no source of kind webhook of that name")
         if request.method not in ("POST", "OPTIONS"):
             raise _Refused(405, "expected POST", {"Allow": "POST, OPTIONS"})
-        body = await self._body(request, hook.most_bytes)
+        try:
+            body = await self._body(request, hook.most_bytes)
+        except _Refused as error:
+            hook.not_read(error.status)
+            raise
         headers = {key.lower(): value for key, value in request.headers.items()}
         query = dict(request.query) if request.query_string else {}
         answer = await hook.answer(HookRequest(method=request.method, headers=headers, query=query, body=body))
@@ -231,6 +253,7 @@ class HttpServer:
             await request.writer.write(_CONTINUE)
             request.writer.output_size = 0  # so says aiohttp's application, which would do it
         body = bytearray()
+        self._connections.wait_for(request.protocol)
         try:
             async with asyncio.timeout(BODY_S):
                 while piece := await request.content.read(_PIECE_BYTES):
@@ -244,6 +267,7 @@ class HttpServer:
             raise _Refused(408, f"a body must have come within {BODY_S:g} s", _CLOSE) from exc
         finally:
             self._slow_bytes -= len(body)
+            self._connections.work_on(request.protocol)
         return bytes(body)
 
 

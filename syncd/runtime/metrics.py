@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
+from syncd.http.counts import HttpCounts
 from syncd.sources.webhook import HookCounts
 
 _HELP: Final = {
@@ -34,14 +35,17 @@ _HELP: Final = {
     "syncd_messages_total": ("counter", "Events of messages by what became of them; of what is refused, messages."),
     "syncd_message_dead_letters": ("gauge", "Messages that were refused and are kept here."),
     "syncd_hook_requests_total": ("counter", "Requests to a webhook since the start, by what they were answered."),
+    "syncd_http_answers_total": ("counter", "Answers of the HTTP server since the start."),
+    "syncd_http_connections": ("gauge", "Connections to the HTTP server."),
+    "syncd_http_connections_cut_off_total": ("counter", "Connections cut off since the start: too slow, or too many."),
 }
 _TAKES: Final = ("up", "throttled")
 
 
-def metrics_text(status: Mapping[str, Any], *, version: str, hooks: Mapping[str, HookCounts]) -> str:
-    """Return all metrics of one status, and those of webhooks by their names."""
+def metrics_text(status: Mapping[str, Any], *, version: str, hooks: Mapping[str, HookCounts], http: HttpCounts) -> str:
+    """Return all metrics of one status, those of webhooks by their names, and those of the HTTP server."""
     samples: dict[str, list[tuple[dict[str, str], float]]] = {}
-    for name, labels, value in (*_samples(status, version), *_of_hooks(hooks)):
+    for name, labels, value in (*_samples(status, version), *_of_hooks(hooks), *_of_http(http)):
         samples.setdefault(name, []).append((labels, value))
     lines: list[str] = []
     for name, (kind, text) in _HELP.items():
@@ -86,6 +90,13 @@ def _of_hooks(hooks: Mapping[str, HookCounts]) -> Iterator[tuple[str, dict[str, 
     for source, counts in hooks.items():
         for outcome, count in asdict(counts).items():
             yield "syncd_hook_requests_total", {"source": source, "outcome": outcome}, count
+
+
+def _of_http(counts: HttpCounts) -> Iterator[tuple[str, dict[str, str], float]]:
+    for status, count in sorted(counts.answers.items()):
+        yield "syncd_http_answers_total", {"status": str(status)}, count
+    yield "syncd_http_connections", {}, counts.connections
+    yield "syncd_http_connections_cut_off_total", {}, counts.cut_off
 
 
 def _number(value: float) -> str:

@@ -12,6 +12,7 @@ from syncd import __version__
 from syncd.configuration.model import DaemonSettings
 from syncd.core.events import EventFilter, cloud_event
 from syncd.errors import JournalError
+from syncd.http.counts import HttpCounts
 from syncd.journal import outbox, run_reports
 from syncd.journal.journal import Journal
 from syncd.journal.report import JournalReport
@@ -111,7 +112,7 @@ class Serving:
             await asyncio.sleep(0)
         return found[:limit], since if len(found) < limit else found[limit - 1]["id"]
 
-    async def metrics(self) -> str:
-        """Return all metrics in the text format of Prometheus."""
+    async def metrics(self, http: HttpCounts) -> str:
+        """Return all metrics in the text format of Prometheus, with those of the HTTP server."""
         hooks = {name: hook.counts for name, hook in hooks_of(self._pipeline).items()}
-        return metrics_text(await self.status(), version=__version__, hooks=hooks)
+        return metrics_text(await self.status(), version=__version__, hooks=hooks, http=http)

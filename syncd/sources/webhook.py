@@ -124,6 +124,13 @@ class WebhookSource:
             self._hand_over(request, signed.id if signed else "", answer)
         return answer
 
+    def not_read(self, status: int) -> None:
+        """Count a request that was answered so before its body was read."""
+        if status == 503:
+            self.counts.put_off += 1
+        else:
+            self.counts.refused += 1
+
     def _at_once(self, request: HookRequest, signed: Signed | None) -> HookAnswer | None:
         """Return the answer to what is no message that may be taken, None if it is one."""
         if len(request.body) > self.most_bytes:

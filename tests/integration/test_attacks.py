@@ -6,11 +6,13 @@ import asyncio
 import itertools
 import json
 import re
+import resource
+import socket
 import uuid
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import pytest
 import requests
 from mlflow import MlflowClient
 
+from syncd.http.connections import MOST as MOST_CONNECTIONS
 from tests.faults.processes import Daemon, daemon, syncd, wait_for
 from tests.integration.test_webhook_server import SECRET, signed
 from tests.standins.mlflow_server import RunningMlflow
@@ -241,8 +244,43 @@ def test_attacks_are_refused_and_counted_in_flat_memory_and_the_others_are_taken
             assert growth_bytes < GROWTH_BYTES
             if isinstance(way, ByWebhook):
                 assert attacked.metric("syncd_hook_requests_total", "unauthorized") == way.forged
+                refused = attacked.metric("syncd_hook_requests_total", "refused")
+                assert way.post(b"x" * 1_500_000, signed(b"")) == 413
+                assert attacked.metric("syncd_hook_requests_total", "refused") == refused + 1
             assert attacked.status()["taken"] == 20
             assert running.terminate() == 0
         client = MlflowClient(mlflow_server.url)
         [run] = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
         assert [one.value for one in client.get_metric_history(run.info.run_id, "m")] == list(range(20))
+
+
+def test_connections_that_are_only_held_keep_out_no_message_and_no_probe(tmp_path: Path) -> None:
+    """More than the process may have files: some say nothing, some half a head, some half a body."""
+    url = f"http://127.0.0.1:{free_port()}"
+    config = tmp_path / "syncd.toml"
+    config.write_text(
+        f'[daemon]\nstate_dir = "{tmp_path}/state"\nshutdown_grace_s = 0.1\n'
+        f'[http]\nlisten = "{url.removeprefix("http://")}"\n'
+        f'[[sources]]\nname = "{NAME}"\nkind = "webhook"\nsecrets = ["{SECRET}"]\n'
+        f'[[destinations]]\nname = "d"\nuri = "http://127.0.0.1:{free_port()}"\n'
+    )
+    head = f"POST /hooks/{NAME} HTTP/1.1\r\nHost: localhost\r\n".encode()
+    host, port = url.removeprefix("http://").split(":")
+    with daemon(config) as running, ExitStack() as held:
+        attacked, way = Attacked(running, url), ByWebhook(url)
+        wait_for("it listens", attacked.answers)
+        resource.prlimit(running.pid, resource.RLIMIT_NOFILE, (MOST_CONNECTIONS + 100, MOST_CONNECTIONS + 100))
+        for number in range(MOST_CONNECTIONS + 200):
+            connection = held.enter_context(socket.create_connection((host, int(port)), timeout=60))
+            connection.sendall((b"", head, head + b"Content-Length: 9\r\n\r\n{")[number % 3])
+        body = event({"run": "good", "metrics": {"m": 1}})
+        assert way.post(body, signed(body)) == 200
+        assert requests.get(f"{url}/livez", timeout=5).status_code == 200
+        metrics = requests.get(f"{url}/metrics", timeout=60).text
+        counted = {
+            name: int(count) for name, count in re.findall(r"^(syncd_http_connections\S*) (\d+)$", metrics, re.M)
+        }
+        assert counted["syncd_http_connections"] <= MOST_CONNECTIONS
+        assert counted["syncd_http_connections_cut_off_total"] >= 200
+        assert 'syncd_http_answers_total{status="200"}' in metrics
+        assert running.terminate() == 0

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from syncd.http import connections as connections_module
 from syncd.http import server as server_module
+from syncd.http.counts import HttpCounts
 from syncd.http.server import HttpServer
 from syncd.sources.webhook import TAKEN, HookAnswer, HookRequest
 
@@ -23,12 +27,19 @@ class Hook:
 
     def __init__(self) -> None:
         self.asked: list[HookRequest] = []
+        self.not_read_as: list[int] = []
+        self.waiting: list[asyncio.Future[HookAnswer]] = []
+
+    def not_read(self, status: int) -> None:
+        self.not_read_as.append(status)
 
     def answer(self, request: HookRequest) -> asyncio.Future[HookAnswer]:
         self.asked.append(request)
         answer: asyncio.Future[HookAnswer] = asyncio.get_running_loop().create_future()
         if request.body == b"fail":
             answer.set_exception(LookupError("unforeseen"))
+        elif request.body == b"wait":
+            self.waiting.append(answer)
         else:
             answer.set_result(TAKEN)
         return answer
@@ -47,12 +58,12 @@ class Nothing:
         return {"schema": 1}
 
     async def runs(self) -> Mapping[str, Any]:
-        return {"runs": []}
+        return {"runs": ["x" * 1_000_000] * 30}  # more than sockets hold that are not read
 
     async def events(self, since: str, types: tuple[str, ...], limit: int) -> tuple[list[dict[str, Any]], str] | None:
         return None if since else ([{"id": "1", "types": types, "limit": limit}], "1")
 
-    async def metrics(self) -> str:
+    async def metrics(self, http: HttpCounts) -> str:
         return "syncd_up 1\n"
 
 
@@ -99,6 +110,18 @@ class Client:
     def close(self) -> None:
         self._writer.close()
 
+    @property
+    def is_at_end(self) -> bool:
+        return self._reader.at_eof()
+
+    async def is_cut_off(self) -> bool:
+        """Wait for the end of what can be read; return whether it came without an answer."""
+        async with asyncio.timeout(PATIENCE_S):
+            try:
+                return await self._reader.read(1) == b""
+            except ConnectionResetError:
+                return True
+
 
 def request(method: str, path: str, body: bytes = b"", *, size: int | None = None, fields: str = "") -> bytes:
     length = len(body) if size is None else size
@@ -140,6 +163,8 @@ async def test_a_body_is_read_up_to_the_limit_of_who_gets_it(http: HttpServer, h
         assert (await client.answer())[0] == 413
         client.close()
     assert not hook.asked
+    assert hook.not_read_as == [413] * 5
+    assert http._connections.counts.answers == {413: 5}
     assert http._slow_bytes == 0
 
 
@@ -202,3 +227,101 @@ async def test_a_head_alone_is_answered_without_a_body(http: HttpServer) -> None
     await client.send(request("HEAD", "/livez") + request("GET", "/livez"))
     assert (await client.answer(with_body=False))[0] == 200
     assert await client.answer() == (200, b'{"ok": true, "reason": ""}')
+
+
+# -- connections -------------------------------------------------------------------------------------------------------
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not holds():  # noqa: ASYNC110 - it has no event for this
+            await asyncio.sleep(0)
+
+
+async def test_who_only_holds_connections_keeps_nobody_out(
+    http: HttpServer, hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections_module, "MOST", 3)
+    counts = http._connections.counts
+    silent, half_a_head, half_a_body = [await Client.of(http) for _ in range(3)]
+    await half_a_head.send(b"GET /livez HTTP/1.1\r\nHost: ")
+    await half_a_body.send(request("POST", "/hooks/a%20b", b"a", size=2))
+    await until(lambda: http._slow_bytes == 1)
+    assert (counts.connections, counts.cut_off) == (3, 0)
+    others = []
+    for held in (silent, half_a_head, half_a_body):
+        others.append(await Client.of(http))
+        await others[-1].send(request("GET", "/livez"))
+        assert (await others[-1].answer())[0] == 200
+        assert await held.is_cut_off()
+    await until(lambda: http._slow_bytes == 0)
+    assert (counts.connections, counts.cut_off) == (3, 3)
+    assert not hook.asked
+
+
+async def test_who_is_worked_for_does_not_go_for_another(
+    http: HttpServer, hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections_module, "MOST", 2)
+    first, second = await Client.of(http), await Client.of(http)
+    for client in (first, second):
+        await client.send(request("POST", "/hooks/a%20b", b"wait"))
+    await until(lambda: len(hook.waiting) == 2)
+    refused = await Client.of(http)
+    assert await refused.is_cut_off()
+    for answer in hook.waiting:
+        answer.set_result(TAKEN)
+    assert [(await client.answer())[0] for client in (first, second)] == [200, 200]
+    third = await Client.of(http)
+    await third.send(request("GET", "/livez"))
+    assert (await third.answer())[0] == 200
+    assert await first.is_cut_off()
+
+
+async def test_a_head_must_come_in_time(http: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections_module, "HEAD_S", 0.2)
+    client = await Client.of(http)
+    async with asyncio.timeout(PATIENCE_S):
+        with suppress(ConnectionError):
+            await client.send(b"GET /livez HTTP/1.1\r\nX: ")
+            while not client.is_at_end:
+                await client.send(b"a")
+                await asyncio.sleep(0.01)
+    await until(lambda: http._connections.counts.connections == 0)
+    assert not http._connections.counts.answers
+
+
+async def test_an_answer_must_be_read_in_time(http: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections_module, "WAIT_S", 0.2)
+    client, counts = await Client.of(http), http._connections.counts
+    await client.send(request("GET", "/api/v1/runs") * 2)
+    async with asyncio.timeout(PATIENCE_S):
+        while counts.cut_off == 0:  # noqa: ASYNC110 - it has no event for this
+            await asyncio.sleep(0.05)
+    assert (counts.connections, counts.answers) == (0, {200: 1})
+    with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+        await client.answer()
+
+
+@pytest.mark.parametrize(
+    "sent", [b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"a" * 10_000 + b"\r\n\r\n"]
+)
+async def test_what_is_no_http_is_counted_and_fills_no_log(
+    http: HttpServer, sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = await Client.of(http)
+    await client.send(sent)
+    assert (await client.answer())[0] == 400
+    assert await client.is_cut_off()
+    assert http._connections.counts.answers == {400: 1}
+    assert not caplog.records
+
+
+async def test_a_sender_who_goes_before_the_end_of_its_body_is_no_error_of_ours(http: HttpServer, hook: Hook) -> None:
+    client = await Client.of(http)
+    await client.send(request("POST", "/hooks/a%20b", b"a", size=2))
+    await until(lambda: http._slow_bytes == 1)
+    with capture_logs() as logged:
+        client.close()
+        await until(lambda: http._connections.counts.answers == {400: 1})
+    assert (hook.asked, logged) == ([], [])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from syncd.http.access import wrong_with
+from syncd.http.counts import HttpCounts
 from syncd.runtime.liveness import Liveness
 from syncd.runtime.metrics import metrics_text
 from syncd.sources.webhook import HookCounts
@@ -98,7 +101,8 @@ def test_metrics_have_the_form_of_prometheus() -> None:
     source = {"source": "bus", "taken": 5, "repeated": 4, "ignored": 3, "refused": 2, "dead_letters": 1}
     told = {"destinations": [destination], "sinks": [sink], "messages": [source]}
     status = {"journal": journal, "problems": [], **told}
-    lines = metrics_text(status, version="1", hooks={"in": HookCounts(unauthorized=6)}).splitlines()
+    http = HttpCounts(answers=Counter({413: 2, 200: 9}), connections=3, cut_off=1)
+    lines = metrics_text(status, version="1", hooks={"in": HookCounts(unauthorized=6)}, http=http).splitlines()
     assert 'syncd_points_sent_total{destination="a\\"b\\\\c\\nd"} 12345678' in lines
     assert 'syncd_points_waiting{destination="a\\"b\\\\c\\nd"} 5' in lines
     assert 'syncd_destination_up{destination="a\\"b\\\\c\\nd"} 0' in lines
@@ -108,4 +112,7 @@ def test_metrics_have_the_form_of_prometheus() -> None:
     assert 'syncd_message_dead_letters{source="bus"} 1' in lines
     assert 'syncd_hook_requests_total{source="in",outcome="unauthorized"} 6' in lines
     assert "syncd_journal_max_bytes 2147483648" in lines
+    assert 'syncd_http_answers_total{status="413"} 2' in lines
+    assert "syncd_http_connections 3" in lines
+    assert "syncd_http_connections_cut_off_total 1" in lines
     assert all(line.startswith(("# HELP syncd_", "# TYPE syncd_", "syncd_")) for line in lines)

@@ -218,6 +218,13 @@ async def test_a_message_is_taken_though_its_sender_has_gone() -> None:
     assert hook.counts.taken == 1
 
 
+async def test_what_is_turned_away_before_its_body_is_read_is_counted() -> None:
+    hook = source(KEYS)
+    for status in (413, 408, 503):
+        hook.not_read(status)
+    assert (hook.counts.refused, hook.counts.put_off) == (2, 1)
+
+
 async def test_event_grid_is_told_that_it_may_send() -> None:
     hook = source(Credentials(token="t"))
     event = [{"eventType": "Microsoft.EventGrid.SubscriptionValidationEvent", "data": {"validationCode": "512d38b6"}}]
