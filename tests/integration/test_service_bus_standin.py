@@ -14,9 +14,11 @@ from azure.servicebus import exceptions as errors
 from azure.servicebus.aio import ServiceBusClient
 
 from tests.standins.service_bus.faults import Fault
+from tests.standins.service_bus.frames import Op, frame, read_frame
 from tests.standins.service_bus.server import ServiceBus
 
 Names = Callable[[str], str]
+AMQP_HEADER = b"AMQP\x00\x01\x00\x00"
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +234,18 @@ async def test_faults_are_shown_so_many_times(bus: ServiceBus, client: ServiceBu
             await send(impatient, queue, "x")
         with pytest.raises(errors.MessagingEntityNotFoundError):
             await send(impatient, "no-such-queue", "x")
+
+
+async def test_a_session_may_be_ended_twice(bus: ServiceBus) -> None:
+    """As azure-servicebus 7.15 does when it closes what the other side is just closing."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", bus.port)
+    writer.write(AMQP_HEADER + frame(0, Op.OPEN, ["client", "localhost"]))
+    writer.write(frame(1, Op.BEGIN) + frame(1, Op.END) + frame(1, Op.END) + frame(2, Op.BEGIN))
+    async with asyncio.timeout(30):
+        assert await reader.readexactly(len(AMQP_HEADER)) == AMQP_HEADER
+        answered = [await read_frame(reader) for _ in range(4)]
+    assert [(one.channel, one.code) for one in answered] == [(0, Op.OPEN), (1, Op.BEGIN), (1, Op.END), (2, Op.BEGIN)]
+    writer.close()
 
 
 async def test_a_message_is_completed_after_a_reconnect(bus: ServiceBus, client: ServiceBusClient) -> None:

@@ -140,14 +140,16 @@ class Connection:
             self._sessions[found.channel] = Session(self, found.channel, int(fields[1] or 0))
             begin = [UShort(found.channel), UInt(0), UInt(WINDOW), UInt(WINDOW), UInt(255)]
             self.write(frame(found.channel, Op.BEGIN, begin))
-        elif found.code == Op.END:
-            self._sessions.pop(found.channel).end()
-            self.write(frame(found.channel, Op.END))
-        elif found.channel in self._sessions:  # a client may still write to a session that it has ended
+        elif (
+            found.channel in self._sessions
+        ):  # a client may still write to a session that it has ended, and end it again
             self._take_on(self._sessions[found.channel], found, fields)
 
     def _take_on(self, session: Session, found: Frame, fields: list[Any]) -> None:
         match found.code:
+            case Op.END:
+                self._sessions.pop(found.channel).end()
+                self.write(frame(found.channel, Op.END))
             case Op.ATTACH:
                 self._attach(session, fields)
             case Op.FLOW:
