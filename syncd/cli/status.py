@@ -131,7 +131,8 @@ def _print_waiting(about: Asked, destination: Mapping[str, Any]) -> None:
 
 
 def _print_messages(about: Asked, messages: Mapping[str, Any]) -> None:
-    print(f"\nmessages of {messages['source']}, the last {about.when(messages['last_ms'])}")
+    last = f"the last {about.when(messages['last_ms'])}" if messages["last_ms"] else "none yet"
+    print(f"\nmessages of {messages['source']}, {last}")
     counts = ("taken", "repeated", "ignored", "refused")
     print("  " + ", ".join(f"{name}: {messages[name]:,}" for name in counts))
     if messages["dead_letters"]:

@@ -25,6 +25,14 @@ def register_source(journal: Journal, name: str) -> int:
         return int(journal._run("source_id", {"name": name}).fetchone()[0])
 
 
+def register_message_source(journal: Journal, name: str) -> int:
+    """Return the id of the source of that name, adding it if it is new, and count its messages from now on."""
+    source_id = register_source(journal, name)
+    with journal._transaction("registering a source of messages"):
+        journal._run("begin_message_count", {"source_id": source_id})
+    return source_id
+
+
 def source_names(journal: Journal) -> dict[int, str]:
     """Return the names of all sources by id, of those that are no longer configured too."""
     return dict(journal._fetch("sources"))

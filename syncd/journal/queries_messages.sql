@@ -57,8 +57,11 @@ VALUES (:source_id, :taken, :repeated, :ignored, :refused, :now_ms)
 ON CONFLICT (source_id) DO UPDATE SET taken = taken + excluded.taken, repeated = repeated + excluded.repeated,
 ignored = ignored + excluded.ignored, refused = refused + excluded.refused, last_ms = excluded.last_ms;
 
+-- name: begin_message_count
+INSERT INTO message_count (source_id, last_ms) VALUES (:source_id, 0) ON CONFLICT (source_id) DO NOTHING;
+
 -- name: message_counts
-SELECT src.name AS source, c.taken, c.repeated, c.ignored, c.refused, c.last_ms,
+SELECT src.name AS source, c.taken, c.repeated, c.ignored, c.refused, NULLIF(c.last_ms, 0) AS last_ms,
 (SELECT COUNT(*) FROM refused_message r WHERE r.source_id = c.source_id) AS dead_letters
 FROM message_count c JOIN source src ON src.id = c.source_id ORDER BY src.name;
 

@@ -109,7 +109,7 @@ class MessagesReport:
     repeated: int
     ignored: int
     refused: int
-    last_ms: int
+    last_ms: int | None
     dead_letters: int
 
 

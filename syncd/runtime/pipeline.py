@@ -71,7 +71,7 @@ class Pipeline:
             for settings in sources
             for opening in store_openings(settings, temp_dir=Path(daemon.state_dir))
         ]
-        self._messages = [(participants.register_source(journal, one.settings.name), one) for one in messages]
+        self._messages = [(participants.register_message_source(journal, one.settings.name), one) for one in messages]
         self._shared = [source_id for source_id, opening in self._messages if opening.settings.is_shared]
         # What was committed before may have been handed to another daemon as well, had it not been settled in time.
         deliveries.doubt_points(journal, self._shared)

@@ -482,6 +482,13 @@ def test_nothing_hinders_it(asker: Asker) -> None:
     assert (near["state"], near["reasons"]) == ("syncing", ["it is being sent; nothing hinders it"])
 
 
+def test_a_source_of_messages_is_there_before_the_first_one(asker: Asker) -> None:
+    participants.register_message_source(asker.journal, "bus")
+    counts = {"taken": 0, "repeated": 0, "ignored": 0, "refused": 0, "dead_letters": 0}
+    assert asker.json("status")["messages"] == [{"source": "bus", "last_ms": None, **counts}]
+    assert "\nmessages of bus, none yet\n  taken: 0," in asker.text("status")
+
+
 def test_what_a_message_has_paused_is_the_reason(asker: Asker) -> None:
     asker.add(experiment(), head(1), points(1, [1]))
     participants.destination_up(asker.journal, asker.near)

@@ -102,6 +102,13 @@ def test_binary_mode_says_the_same(headers: dict[str, str], content_type: str) -
     assert found.said[0].identity == decoded(event(LOG)).said[0].identity
 
 
+@pytest.mark.parametrize("prefix", ["ce-", "cloudEvents:", "cloudEvents_", ""])
+def test_an_event_without_its_version_is_not_taken_for_a_log(prefix: str) -> None:
+    headers = {f"{prefix}{name}".lower(): value for name, value in (("type", "dev.syncd.run.start"), ("id", "1"))}
+    assert refused({"run": "x"}, headers=headers, content_type="") == '/specversion: expected "1.0", found nothing'
+    assert isinstance(one({"run": "x"}, headers={"type": "temperature"}, content_type=""), RunLogged)
+
+
 def test_data_in_base64_says_the_same() -> None:
     packed = {**event(None), "data_base64": base64.b64encode(json.dumps(LOG).encode()).decode()}
     del packed["data"]
@@ -120,6 +127,9 @@ def test_a_device_says_no_more_than_it_must() -> None:
     elsewhere = one(body, content_type="", address="syncd/pump-5/2026-11/metrics")
     assert elsewhere.run.id != logged.run.id
     assert elsewhere.lines.endswith(b'"timestamp":%d,"step":3}' % NOW_MS)
+    assert refused(body, content_type="", address="syncd/pump-4/metrics") == (
+        '/run: expected a run\'s name, or an object with its id; by topic_pattern, "syncd/pump-4/metrics" names none'
+    )
 
 
 def test_points_as_a_list_keep_their_own_time_and_step() -> None:

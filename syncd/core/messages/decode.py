@@ -205,7 +205,9 @@ class _Reader:
     def _run(self, event: Envelope, data: Mapping[str, Any], field: str = "run") -> RunRef:
         given = data.get(field, self._named.run)
         if given in ("", {}):
-            raise Refused(Wrong(pointer([*event.place, field]), "expected a run's name, or an object with its id"))
+            what = "expected a run's name, or an object with its id"
+            unnamed = "" if field in data else f"; by topic_pattern, {found_text(self._message.address)} names none"
+            raise Refused(Wrong(pointer([*event.place, field]), what + unnamed))
         where = (*event.place, field)
         device = data.get("device") or self._named.device
         if not isinstance(given, dict):

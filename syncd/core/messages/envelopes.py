@@ -31,7 +31,8 @@ from syncd.errors import MessageRefused
 
 MOST_EVENTS: Final = 10_000
 LONGEST_ATTRIBUTE: Final = 1024
-LOG_TYPE: Final = "dev.syncd.log"
+SYNCD_TYPES: Final = "dev.syncd."
+LOG_TYPE: Final = f"{SYNCD_TYPES}log"
 _PREFIXES: Final = ("ce-", "cloudevents:", "cloudevents_", "")
 
 
@@ -137,7 +138,7 @@ def open_binary(message: Received, regular: Regular) -> Envelope | None:
         MessageRefused: the body is no JSON within bounds.
     """
     headers = message.headers
-    prefix = next((prefix for prefix in _PREFIXES if f"{prefix}specversion" in headers), None)
+    prefix = next((prefix for prefix in _PREFIXES if _speaks_cloud_events(headers, prefix)), None) if headers else None
     if prefix is None or message.content_type.lower().startswith("application/cloudevents"):
         return None
     names = ("specversion", "id", "source", "type", "subject", "time")
@@ -148,6 +149,17 @@ def open_binary(message: Received, regular: Regular) -> Envelope | None:
     if data is None and message.body:
         data = parse_bounded(message.body)
     return _cloud_event(attributes, data, place=())
+
+
+def _speaks_cloud_events(headers: Mapping[str, str], prefix: str) -> bool:
+    """Whether there are attributes of that prefix, also if the one is missing that must be there.
+
+    Else what somebody means to be the start of a run is taken for a log. A bare "type" may be anybody's.
+    """
+    if f"{prefix}specversion" in headers:
+        return True
+    type_ = headers.get(f"{prefix}type")
+    return type_ is not None and (prefix != "" or type_.startswith(SYNCD_TYPES))
 
 
 def open_event(value: Any, message: Received) -> Envelope:
@@ -176,9 +188,10 @@ def _log_event(data: Any) -> Envelope:
 
 
 def _cloud_event(attributes: Mapping[str, Any], data: Any, *, place: tuple[str, ...]) -> Envelope:
-    version = attributes["specversion"]
+    version = attributes.get("specversion")
     if not isinstance(version, str) or version.partition(".")[0] != "1":
-        raise Refused(Wrong("/specversion", f'expected "1.0", found {found_text(version)}'))
+        found = found_text(version) if "specversion" in attributes else "nothing"
+        raise Refused(Wrong("/specversion", f'expected "1.0", found {found}'))
     source, event_id = _attribute(attributes, "source"), _attribute(attributes, "id")
     return Envelope(
         type=_attribute(attributes, "type"),
