@@ -58,7 +58,7 @@ def _list(
     elif not letters:
         print("no dead letters: nothing was refused")
     else:
-        headings = ["id", "destination", "of", "what", "size", "status", "when", "reason"]
+        headings = ["id", "source", "destination", "of", "what", "size", "status", "when", "reason"]
         print_table(headings, [_row(letter) for letter in letters])
     return ExitCode.DONE
 
@@ -83,6 +83,7 @@ def _row(letter: LetterReport) -> list[object]:
     reason = letter.reason if len(letter.reason) <= _REASON_WIDTH else letter.reason[: _REASON_WIDTH - 1] + "…"
     return [
         letter.id,
+        letter.source,
         letter.destination,
         f"{letter.subject_kind} {letter.subject_key}",
         f"{letter.kind} ({letter.items})",
@@ -135,7 +136,7 @@ def _message_content(message: dict[str, Any]) -> dict[str, Any]:
 def _letter_lines(letter: LetterReport, content: Any) -> list[str]:
     server = " ".join(str(part) for part in (letter.status or "", letter.code) if part)
     return [
-        f"dead letter {letter.id}: {letter.kind} ({letter.items}) of {letter.subject_kind} {letter.subject_key}",
+        f"dead letter {letter.id}: {_what(letter)}",
         f"  of source {letter.source}",
         f"  refused by {letter.destination} at {time_text(letter.at_ms)}" + (f" [{server}]" if server else ""),
         *_indented("  it said: ", letter.reason),
@@ -195,7 +196,7 @@ def _tell(about: Asked, arguments: argparse.Namespace, outcome: Outcome, letters
 def _print_outcome(about: Asked, outcome: Outcome, letters: Mapping[int, LetterReport]) -> None:
     if outcome.waiting:
         when = "within seconds" if about.pid else "when syncd is started"
-        print(f"{counted(len(outcome.waiting), 'dead letter')} put back; sent again {when}")
+        print(f"{counted(len(outcome.waiting), 'dead letter')} put back; tried again {when}")
     for letter_id in outcome.overtaken:
         print(printable(f"not needed any more, the source has newer: {_named(letter_id, letters)}"))
     for letter_id in outcome.dropped:
@@ -208,8 +209,12 @@ def _named(letter_id: int, letters: Mapping[int, LetterReport]) -> str:
     letter = letters.get(letter_id)
     if letter is None:  # it was added after the letters were read
         return f"dead letter {letter_id}"
-    what = f"{letter.kind} ({letter.items}) of {letter.subject_kind} {letter.subject_key}"
-    return f"dead letter {letter_id}: {what} for {letter.destination}"
+    return f"dead letter {letter_id}: {_what(letter)} for {letter.destination}"
+
+
+def _what(letter: LetterReport) -> str:
+    subject = f"{letter.subject_kind} {letter.subject_key}".rstrip()  # a message of MQTT has no id
+    return subject if letter.kind == letter.subject_kind else f"{letter.kind} ({letter.items}) of {subject}"
 
 
 def _unknown(ids: Sequence[int]) -> int:

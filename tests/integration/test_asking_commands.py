@@ -20,6 +20,7 @@ from syncd.cli.main import main
 from syncd.core.changes import Again, Section, decode_head, encode_head, parse
 from syncd.core.facts import ModelSeen, ProblemFound, SubjectDeleted, SubjectKey, TagsDeleted
 from syncd.core.messages.statements import Command
+from syncd.errors import MessageRefused
 from syncd.journal import bindings, deliveries, overflow, participants, run_reports, subjects
 from syncd.journal.bindings import Binding
 from syncd.journal.database import FILE_NAME
@@ -28,6 +29,7 @@ from syncd.journal.deliveries import Delivered
 from syncd.journal.fact_intake import LONGEST_TAG
 from syncd.journal.inbox import Inbox, InboxSettings, Told
 from syncd.journal.journal import Journal
+from syncd.journal.refused_messages import KeptMessage, RefusedMessages
 from syncd.journal.report import JournalReport
 from syncd.runtime.settlement import FILTERED
 from tests.journal_filling import (
@@ -633,7 +635,7 @@ def test_retry_puts_a_letter_back_for_its_destination_only(asker: Asker, tmp_pat
     assert asker.pending(asker.far, 1, Section.ARTIFACTS) == []
     assert deliveries.sums(asker.journal, asker.near)["bytes_waiting"] > 1234
     assert [one["id"] for one in asker.json("dlq list")["dead_letters"]] == [2]
-    assert "1 dead letter put back; sent again within seconds" in asker.text("dlq retry --all")
+    assert "1 dead letter put back; tried again within seconds" in asker.text("dlq retry --all")
     assert [change.items for change in asker.pending(asker.near, 1, Section.METRICS)] == [2]
     assert "there are no dead letters" in asker.text("dlq retry --all")
 
@@ -715,11 +717,22 @@ def test_a_letter_of_a_model_is_put_back_too(asker: Asker) -> None:
     assert len(deliveries.pending(asker.journal, asker.near, model, Section.METRICS)) == 1
 
 
+def test_a_refused_message_is_listed_with_its_source(asker: Asker) -> None:
+    refused = RefusedMessages(asker.journal, participants.register_source(asker.journal, "devices"))
+    message = KeptMessage(id="", address="syncd/pump-4/night/metrics", content_type="", body=b"{")
+    refused.keep([(message, MessageRefused("the body is not JSON"))])
+    row = asker.text("dlq list").splitlines()[1]
+    assert re.match(r" 1  devices  syncd +message  ", row)
+    shown = asker.text("dlq show 1")
+    assert shown.startswith("dead letter 1: message\n  of source devices\n")
+    assert "  address: syncd/pump-4/night/metrics\n" in shown
+
+
 def test_without_a_daemon_a_retry_is_there_at_the_next_start(asker: Asker) -> None:
     asker.add(experiment(), head(1))
     asker.refuse(asker.near, 1, Section.SMALL, "params", b'{"a":"b"}')
     asker.journal.close()
-    assert "sent again when syncd is started" in asker.text("dlq retry 1")
+    assert "tried again when syncd is started" in asker.text("dlq retry 1")
     asker.journal = Journal.open(asker.state_dir)
     assert [change.kind for change in asker.pending(asker.near, 1, Section.SMALL)] == ["params"]
 
