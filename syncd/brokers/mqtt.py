@@ -109,7 +109,9 @@ def translated(exc: Exception, *, doing: str, address: MqttAddress) -> Destinati
         return OutcomeUnknown(text, hint=hint, **about)
     if "certificate" in text.lower():
         return Transient(text, hint="check ca_file, and that host is a name in the broker's certificate", **about)
-    return OutcomeUnknown(text, **about)
+    unreachable = isinstance(exc.__context__, OSError)  # aiomqtt keeps its text alone
+    hint = "is the broker there, and are host, port and tls right?" if unreachable else ""
+    return OutcomeUnknown(text, hint=hint, **about)
 
 
 def reason_code(rc: Any) -> int:

@@ -10,6 +10,7 @@ Rules
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -50,6 +51,12 @@ class ServiceBusAddress:
         """The entity's name, as the service writes it."""
         return self.queue or (f"{self.topic}/Subscriptions/{self.subscription}" if self.subscription else self.topic)
 
+    @property
+    def host(self) -> str:
+        """Where the namespace is."""
+        found = re.search(r"Endpoint\s*=\s*sb://([^/;\s]+)", self.connection_string, re.IGNORECASE)
+        return found[1] if found else self.namespace
+
     def open_client(self) -> ServiceBusClient:
         """Return a client; nothing is sent yet."""
         from azure.servicebus.aio import ServiceBusClient
@@ -67,7 +74,7 @@ def translated(exc: Exception, *, doing: str, address: ServiceBusAddress) -> Des
     """Return our error for what azure-servicebus raised."""
     from azure.servicebus import exceptions
 
-    about: dict[str, Any] = {"doing": doing, "target": str(address)}
+    about: dict[str, Any] = {"doing": doing, "target": f"{address} at {address.host}"}
     for cause in _causes(exc):
         if isinstance(cause, DestinationError):  # of the credential
             return cause
@@ -86,7 +93,7 @@ def translated(exc: Exception, *, doing: str, address: ServiceBusAddress) -> Des
         case exceptions.ServiceBusServerBusyError():
             return Transient(text, throttled=True, retry_after_s=BUSY_S, **about)
         case exceptions.ServiceBusConnectionError() | exceptions.OperationTimeoutError():
-            return OutcomeUnknown(text, **about)
+            return OutcomeUnknown(text, hint="is it there, and reachable from here?", **about)
     return Transient(text, **about)
 
 

@@ -163,6 +163,8 @@ def read_broker(table: Table) -> MqttBroker:
         client_id=table.text("client_id", ""),
         keepalive_s=table.integer("keepalive_s", default.keepalive_s, minimum=5),
     )
+    if "/" in broker.host or broker.host.count(":") == 1:
+        table.refuse("host", f"expected a name or an address alone, found {broker.host!r}", "see port and tls")
     warn_of_written_secret(table, "password", broker.password)
     _check_tls(table, broker)
     if broker.password is not None and broker.username is None:

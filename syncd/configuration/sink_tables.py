@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TypedDict, get_args
+from typing import Final, TypedDict, get_args
 from urllib.parse import urlsplit
 
 from syncd.configuration.credentials import is_loopback
-from syncd.configuration.reading import Table, warn_of_written_secret
+from syncd.configuration.reading import Table, suggestion, warn_of_written_secret
 from syncd.configuration.secret import Secret
 from syncd.configuration.sign_in import SIGN_IN_KEYS, read_sign_in
 from syncd.configuration.sink_settings import Begin, EventGridSinkSettings, SinkOptions, WebhookSinkSettings
+from syncd.core.events import TYPE_PREFIX, TYPES, TYPES_NOT_YET
 from syncd.core.webhook_signature import key_of
+
+SHORT_TYPES: Final = tuple(one.removeprefix(TYPE_PREFIX) for one in (*TYPES, *TYPES_NOT_YET))
 
 
 class SinkKeys(TypedDict):
@@ -30,6 +34,9 @@ def read_sink_keys(table: Table) -> SinkKeys:
         if pattern.startswith("dev.syncd."):
             short = pattern.removeprefix("dev.syncd.")
             table.document.refuse((*table.place, "types", index), "expected a type without dev.syncd.", f'"{short}"')
+        elif not any(fnmatchcase(short, pattern) for short in SHORT_TYPES):
+            what = f"no type of event fits {pattern!r}"
+            table.document.refuse((*table.place, "types", index), what, suggestion(pattern, SHORT_TYPES))
     return {
         "name": table.name(),
         "types": types,

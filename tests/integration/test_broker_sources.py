@@ -325,7 +325,7 @@ async def test_a_subscription_is_received_from_and_a_missing_queue_is_named(bus:
         with pytest.raises(Transient) as caught:
             await next_of(missing)
     assert caught.value.hint == "create it, or correct queue, topic or subscription"
-    assert "receiving from queue no-such-queue" in str(caught.value)
+    assert "receiving from queue no-such-queue at 127.0.0.1:" in str(caught.value)
 
 
 # ---------------------------------------------------------------- MQTT

@@ -64,6 +64,7 @@ def test_an_mqtt_broker(tmp_path: Path, mlflow_url: str, capsys: pytest.CaptureF
         assert "check username, password" in found["messages"][1]
     _, found = checks(tmp_path, mlflow_url, right, capsys)
     assert not found["messages"][0]
+    assert "is the broker there, and are host, port and tls right?" in found["messages"][1]
 
 
 def test_sinks(tmp_path: Path, mlflow_url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,7 +88,9 @@ def test_sinks(tmp_path: Path, mlflow_url: str, capsys: pytest.CaptureFixture[st
         assert bus.count("there") == 0
         code, (ok, detail) = sink(base + '"missing"')
         assert (code, ok) == (75, False)
+        assert "connecting to queue missing at 127.0.0.1:" in detail
         assert "create it" in detail
+    assert "reachable from here" in sink(base + '"there"')[1][1]
     for table in ('kind = "webhook"\nurl = "URL"', 'kind = "event-grid"\nendpoint = "URL"\nkey = "k"'):
         _, (ok, detail) = sink(table.replace("URL", f"{mlflow_url}/hook?token=secret"))
         assert ok

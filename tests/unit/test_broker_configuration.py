@@ -228,6 +228,13 @@ def test_a_mistake_in_an_mqtt_source_is_named(keys: str, line: int, key: str, me
     assert hint in problem.hint
 
 
+@pytest.mark.parametrize("host", ["mqtt://127.0.0.1", "127.0.0.1:1883", "broker/x"])
+def test_a_host_is_no_url(host: str) -> None:
+    problem = only_problem(MQTT.format(table="sources").replace("127.0.0.1", host) + "topics = ['a']")
+    assert (problem.key, problem.hint) == ("sources[0].host", "see port and tls")
+    read(MQTT.format(table="sources").replace("127.0.0.1", "::1") + "topics = ['a']")
+
+
 def test_a_clients_certificate_needs_its_key(tmp_path: Path) -> None:
     (tmp_path / "cert.pem").touch()
     keys = f"topics = ['a']\ntls = true\nclient_certificate = '{tmp_path}/cert.pem'"

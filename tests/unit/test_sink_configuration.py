@@ -73,6 +73,7 @@ def test_event_grid_has_a_key_or_signs_in() -> None:
         ('kind = "webhook"\nurl = "https://x:y/"', ".url", "an http(s) URL"),
         ('kind = "webhook"\nurl = "https://user:pw@x/"', ".url", "without user and password"),
         (HOOK + 'secrets = [{ env = "BAD" }]', ".secrets[0]", "base64"),
+        (HOOK + 'types = ["run.*", "run.finish"]', ".types[1]", "no type of event fits 'run.finish'"),
         (HOOK + 'from = "start"', ".from", '"now" or "beginning"'),
         (HOOK + 'ca_file = "/no/such"', ".ca_file", "no such file"),
         (HOOK + 'key = "x"', ".key", "unknown key"),
