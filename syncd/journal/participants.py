@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from syncd.journal.journal import Journal
+from syncd.journal.subjects import Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,13 @@ def destination_trouble(journal: Journal, destination_id: int, state: str, error
             {"id": destination_id, "state": state, "error": error, "now_ms": journal._wall_ms()},
         )
         journal._telling.destination(destination_id, state, error)
+
+
+def add_problem(journal: Journal, subject: Subject, what: str) -> None:
+    """Record what of a subject could not be brought as it is."""
+    about = {"source_id": subject.source_id, "location": f"{subject.key.kind} {subject.key.id}", "what": what}
+    with journal._releasing("recording a problem"):
+        journal._run("put_problem", {**about, "subject_id": subject.id, "now_ms": journal._wall_ms()})
 
 
 def problems(journal: Journal) -> list[tuple[str, str, str]]:

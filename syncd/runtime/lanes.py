@@ -17,11 +17,15 @@ from syncd.errors import Rejected
 from syncd.journal import subjects
 from syncd.journal.subjects import Subject
 from syncd.runtime.channel import Supply
+from syncd.runtime.clock import wall_ms_now
 from syncd.runtime.settlement import Settlement
-from syncd.runtime.wanted import is_wanted
+from syncd.runtime.wanted import is_wanted, may_be_wanted_soon
 
 # When a pass that waits for something is made again.
 LATER_S = 1.0
+# So long a run that comes in messages and is not such as the filter wants may yet become so; and when it is looked at.
+HELD_MS = 60_000
+HELD_LOOK_S = 10.0
 
 
 @asynccontextmanager
@@ -45,6 +49,7 @@ class Outcome(Enum):
 
     DONE = auto()  # all that waited when it began is settled
     LATER = auto()  # something waits for another fact or another pass
+    HELD = auto()  # it is not wanted, and may be soon
 
 
 class HeadUnknown(Exception):
@@ -61,7 +66,10 @@ async def make_pass(
     """
     subject = await supply.journal.do(subjects.subject, subject_id)
     if not await is_wanted(supply, subject):
-        await settlement.leave_out()
+        if not await may_be_wanted_soon(supply, subject):
+            await settlement.leave_out()
+        elif await settlement.leave_out(before_ms=wall_ms_now() - HELD_MS):
+            return Outcome.HELD
         return Outcome.DONE
     try:
         return await deliver(subject)

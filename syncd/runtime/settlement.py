@@ -9,7 +9,7 @@ import structlog
 
 from syncd.core.changes import Change, Section
 from syncd.errors import Rejected
-from syncd.journal import bindings, deliveries
+from syncd.journal import bindings, deliveries, participants
 from syncd.journal.bindings import Binding
 from syncd.journal.dead_letters import DeadLetter
 from syncd.journal.deliveries import Delivered
@@ -20,7 +20,10 @@ from syncd.runtime.channel import Supply
 log = structlog.get_logger(__name__)
 
 FILTERED = "the destination's filter leaves it out"
+HELD = "waits a minute for a name or tags such as the destination's filter wants"
+CAME_TOO_LATE = "what came before it had a name or tags that {} wants was left out, and messages cannot be read again"
 
+EVER = 2**62
 # A crash forgets at most this many settled changes; they are delivered again.
 GATHERED = 16
 
@@ -98,22 +101,34 @@ class Settlement:
             deliveries.pending, self._channel.id, self._subject_id, section, after=after, limit=limit
         )
 
-    async def let_all_go(self, *, up_to: int = 2**62) -> None:
-        """Settle, unsent, what waits up to a change."""
+    async def let_all_go(self, *, up_to: int = EVER, before_ms: int = EVER) -> bool:
+        """Settle, unsent, what waits up to a change and was stated before a time; return whether anything did."""
+        moved = False
         for section in Section:
-            while changes := [change for change in await self.pending(section) if change.seq <= up_to]:
-                await self.add(section, [change.seq for change in changes])
+            while changes := await self.pending(section):
+                past = [change.seq for change in changes if change.seq <= up_to and change.at_ms < before_ms]
+                if not past:
+                    break
+                await self.add(section, past)
                 await self.flush()
+                moved = True
+        return moved
 
     async def note(self, text: str) -> None:
         """Record why nothing of the subject goes on just now, "" when it does."""
         await self._channel.journal.do(deliveries.note, self._channel.id, self._subject_id, text)
 
-    async def leave_out(self) -> None:
-        """Settle all of a subject that the destination does not want."""
-        await self.note(FILTERED)
+    async def leave_out(self, *, before_ms: int = EVER) -> bool:
+        """Settle what was stated before a time of a subject that the destination does not want.
+
+        Returns:
+            Whether anything is left.
+        """
         self.let_go()
-        await self.let_all_go()
+        let_go = await self.let_all_go(before_ms=before_ms) or await self.was_left_out()
+        left = before_ms < EVER and any([await self.pending(section, limit=1) for section in Section])
+        await self.note(FILTERED if let_go or not left else HELD)
+        return left
 
     async def was_left_out(self) -> bool:
         """Return whether the destination did not want it before."""
@@ -125,6 +140,9 @@ class Settlement:
         What waits already is then stated twice: the subject counts as one that may hold content.
         """
         self.let_go()
+        if subject.source_id in self._channel.told_once:
+            what = CAME_TOO_LATE.format(self._channel.name)
+            await self._channel.journal.do(participants.add_problem, subject, what)
         binding = replace(binding, adopted=True)
         await self._channel.journal.do(bindings.bind, self._channel.id, self._subject_id, binding)
         await self._channel.read_again(subject.source_id, subject.key.id)

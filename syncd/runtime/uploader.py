@@ -23,7 +23,7 @@ from syncd.errors import AuthFailed, JournalError
 from syncd.journal import deliveries
 from syncd.journal.journal import Journal
 from syncd.runtime.clock import wall_ms_now
-from syncd.runtime.lanes import Lanes, Outcome
+from syncd.runtime.lanes import HELD_LOOK_S, Lanes, Outcome
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +59,7 @@ class Uploader:
         self._settling = asyncio.Lock()
         self._lane_ended = asyncio.Event()
         self.faults: dict[int, str] = {}
-        self._gathering: set[int] = set()  # points that make a segment later
+        self._gathering: set[int] = set()  # points that make a segment later, and what is held: news have it looked at
         self._unmoved: set[int] = set()  # what waits for another fact, which may never come
 
     def look(self) -> None:
@@ -159,6 +159,10 @@ class Uploader:
                     self._gathering.add(subject)
                 if not lane.has_moved:
                     self._unmoved.add(subject)
+            elif outcome is Outcome.HELD:
+                self._due.setdefault(subject, time.monotonic() + HELD_LOOK_S)
+                self._gathering.add(subject)
+                self._unmoved.add(subject)
         except JournalError:
             raise
         except AuthFailed as error:

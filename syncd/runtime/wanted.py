@@ -21,6 +21,15 @@ async def is_wanted(channel: Supply, subject: Subject) -> bool:
             return True
 
 
+async def may_be_wanted_soon(channel: Supply, subject: Subject) -> bool:
+    """Return whether only the name or tags of a run that comes in messages are not such as the destination wants.
+
+    They may be told in the next message; and what is let go of a message cannot be read again.
+    """
+    told_once = subject.source_id in channel.told_once and not channel.hurries
+    return told_once and isinstance(subject.head, RunSeen) and await _is_experiment_wanted(channel, subject)
+
+
 async def _is_experiment_wanted(channel: Supply, subject: Subject) -> bool:
     if subject.experiment_id is None:
         return True

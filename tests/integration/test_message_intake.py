@@ -23,6 +23,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from syncd.configuration import DaemonSettings, MessageOptions, MlrunsSettings, destination_of_argument
+from syncd.core.filters import Filter
 from syncd.core.source_tags import SESSION, SOURCE, SOURCE_RUN_ID
 from syncd.errors import AuthFailed, JournalFull, MessageRefused, Transient
 from syncd.journal import deliveries, participants
@@ -32,7 +33,7 @@ from syncd.journal.journal import Journal
 from syncd.journal.outbox import events_after
 from syncd.journal.refused_messages import KeptMessage, RefusedMessages
 from syncd.journal.report import JournalReport, LetterReport
-from syncd.runtime import message_intake
+from syncd.runtime import lanes, message_intake
 from syncd.runtime.message_assembly import MessageOpening
 from syncd.runtime.pipeline import Pipeline
 from syncd.sources.in_memory import InMemorySource
@@ -82,13 +83,14 @@ async def running(
     source = source or InMemorySource("bus")
     daemon = {key: options.pop(key) for key in ("journal_max_bytes",) if key in options}
     stores = options.pop("stores", [])
+    destination = replace(destination_of_argument(server.url), filter=options.pop("filter", Filter()))
     options_of = options.pop("options_of", MessageOptions)
     settings = options_of(**{"name": "bus", "experiment": experiment, "start_patience_s": 0.5, **options})
     pipeline = Pipeline(
         Journal.open(state_dir, event_source="syncd/host"),
         daemon=DaemonSettings(state_dir=state_dir, flush_interval_s=0.05, **daemon),
         sources=stores,
-        destinations=[destination_of_argument(server.url)],
+        destinations=[destination],
         messages=[MessageOpening(settings, lambda: source)],
     )
     try:
@@ -519,6 +521,41 @@ async def test_a_disk_that_is_full_while_a_message_is_tried_again_is_not_filled_
         await case.until(lambda: not case.intake._refused.to_retry())
         assert not full
         assert list((tmp_path / "spool").iterdir()) == []
+
+
+async def test_a_run_that_becomes_such_as_the_filter_wants_arrives_whole_within_a_minute(
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = Filter(tags={"candidate": "true"}, run_names=("r*",))
+    async with running(tmp_path, mlflow_server, experiment, filter=wanted) as case:
+
+        def put(run: str, step: int, *, name: str = "-", **more: Any) -> None:
+            told = {"run": {"id": f"{run} {experiment}", "name": name}, "metrics": {"m": step}, "step": step}
+            case.source.put({**told, **more})
+
+        def waiting() -> int:
+            return case.pipeline.totals().points_waiting
+
+        put("in time", 1, params={"p": 1})
+        put("late", 1)
+        put("never", 1)
+        await case.until(lambda: waiting() == 3 and case.source.unsettled == 0)
+        await asyncio.sleep(1.0)
+        assert waiting() == 3
+        put("in time", 2, name="run", tags={"candidate": "true"})
+        await case.until(lambda: len(case.runs()) == 1 and waiting() == 2)
+        monkeypatch.setattr(lanes, "HELD_MS", 0)
+        put("late", 2)
+        await case.until(lambda: waiting() == 1)
+        monkeypatch.setattr(lanes, "HELD_MS", 60_000)
+        put("late", 3, name="run", tags={"candidate": "true"})
+        await case.until(lambda: len(case.runs()) == 2 and waiting() == 1)
+        steps = {run.data.params.get("p", ""): [step for _, _, step in history(case, run, "m")] for run in case.runs()}
+        assert steps == {"1": [1, 2], "": [3]}
+        [(_, where, what)] = participants.problems(case.pipeline.journal.journal)
+        assert (where, "cannot be read again" in what) == (f"run late {experiment}", True)
+        await asyncio.wait_for(case.pipeline.drained(), 10)
+        assert waiting() == 0
 
 
 class SharedOptions(MessageOptions):
