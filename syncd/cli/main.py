@@ -147,7 +147,7 @@ def _add_asking_commands(commands: _Commands[argparse.ArgumentParser]) -> None:
 
     events = _command(commands, "events", "what happened, as CloudEvents")
     events.add_argument("--follow", action="store_true", help="go on with what happens next, until interrupted")
-    events.add_argument("--since", metavar="ID", help="only what came after the event of that id")
+    events.add_argument("--since", metavar="ID", help="only what came after the event of that id (--json shows ids)")
     events.add_argument(
         "--type", metavar="GLOB", nargs="+", action="extend", default=[], help='only these types, for example "run.*"'
     )
