@@ -34,6 +34,7 @@ PATIENCE_S: Final = 20.0
 GATHER_S: Final = 0.001  # waited for more, while they are fewer than the last time and more are coming
 RETRY_AFTER_S: Final = 5
 _STATUS_OF_REASON: Final = {"TooLarge": 413, "NotAllowed": 403, "NotSupported": 501}
+_SECRET: Final = frozenset({"authorization", "proxy-authorization", "cookie"})
 _NO_PROOF: Final = "the request does not prove where it comes from (signature, token or password)"
 
 
@@ -163,7 +164,7 @@ class WebhookSource:
             id=message_id,
             body=request.body,
             content_type=request.headers.get("content-type", ""),
-            headers=request.headers,
+            headers=_without_secrets(request.headers),
             address=f"/hooks/{self.name}",
             handle=answer,
         )
@@ -278,6 +279,13 @@ def _basic_of(headers: Mapping[str, str]) -> str:
         return base64.b64decode(encoded.strip(), validate=True).decode("utf-8", "surrogateescape")
     except (binascii.Error, ValueError):
         return ""
+
+
+def _without_secrets(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Return headers as they may be kept and shown: of a refused message all are."""
+    if _SECRET.isdisjoint(headers):
+        return headers
+    return {name: value for name, value in headers.items() if name not in _SECRET}
 
 
 def _handshake(headers: Mapping[str, str]) -> HookAnswer:

@@ -129,6 +129,14 @@ async def test_senders_that_cannot_sign_have_a_secret_url_or_a_password(asked: H
     assert (await answered(hook, asked)).status == status
 
 
+async def test_a_password_is_not_kept_with_the_message() -> None:
+    hook = source(Credentials(basic=("us", "pass")))
+    password = "Basic " + base64.b64encode(b"us:pass").decode()
+    hook.answer(request({"authorization": password, "ce-id": "1", "cookie": "c"}))
+    [message] = await hook.receive(most=10, most_bytes=10_000)
+    assert message.headers == {"ce-id": "1"}
+
+
 async def test_2xx_is_said_after_the_message_was_completed() -> None:
     hook = source(KEYS)
     answering = hook.answer(request(standard_headers()))
