@@ -14,6 +14,7 @@ import aiomqtt
 
 from benchmarks.bare_receivers import KEY, SESSIONS
 from syncd.brokers.mqtt import MqttAddress
+from syncd.brokers.mqtt_client import open_client
 from syncd.core.webhook_signature import sign
 from tests.standins.mosquitto import RunningMosquitto
 from tests.standins.ports import free_port
@@ -104,7 +105,7 @@ class MqttFeed(Feed):
     async def _fill(self, name: str, messages: Sequence[bytes]) -> None:
         host, port, is_5 = self._broker.host, self._broker.port, self._version == "5"
         receiver = MqttAddress(host=host, port=port, client_id=name, version_5=is_5)
-        async with await receiver.open_client(session_expiry_s=3600) as client:
+        async with await open_client(receiver, session_expiry_s=3600) as client:
             await client.subscribe_to([f"{name}/+/+/metrics"])
         async with aiomqtt.Client(host, port, identifier=f"fills-{name}") as sender:
             sender.pending_calls_threshold = AT_ONCE

@@ -21,6 +21,7 @@ from benchmarks.processes import SYNCD, Background, asked, cpu_s, memory_mib, nu
 from benchmarks.results import Row, in_turn, median, spread
 from benchmarks.stores import make_file_store
 from syncd.brokers.mqtt import MqttAddress
+from syncd.brokers.mqtt_client import open_client
 from tests.standins.mosquitto import RunningMosquitto
 from tests.standins.service_bus.server import ServiceBus
 
@@ -124,7 +125,7 @@ class Mqtt(Between):
 
     async def _keep_a_session(self, name: str) -> None:
         receiver = MqttAddress(host=self._broker.host, port=self._broker.port, client_id=name)
-        async with await receiver.open_client(session_expiry_s=3600) as client:
+        async with await open_client(receiver, session_expiry_s=3600) as client:
             await client.subscribe_to([self.topic(name)])
 
     def topic(self, name: str) -> str:

@@ -1,20 +1,13 @@
-"""MQTT: where a broker is, how to connect to it, and what aiomqtt's errors mean; imports aiomqtt when it is used."""
+"""MQTT: where a broker is, and what aiomqtt's errors mean. ``mqtt_client`` connects, and alone imports aiomqtt."""
 
 from __future__ import annotations
 
-import asyncio
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from syncd.errors import AuthFailed, DestinationError, OutcomeUnknown, Rejected, Transient
-
-if TYPE_CHECKING:
-    from paho.mqtt.client import MQTTMessage
-
-    from syncd.brokers.mqtt_client import MqttClient
 
 # CONNACK and DISCONNECT codes of MQTT 5 (section 2.4); paho-mqtt 2 gives those of 3.1.1 these numbers as well.
 BAD_USER, NOT_AUTHORIZED, BANNED, BAD_METHOD = 0x86, 0x87, 0x8A, 0x8C
@@ -24,10 +17,6 @@ _REFUSED: Final = frozenset({BAD_USER, NOT_AUTHORIZED, BANNED, BAD_METHOD})
 PROTOCOL_ERROR, PACKET_TOO_LARGE = 0x82, 0x95
 FAILURE: Final = 0x80
 NO_SUBSCRIBERS: Final = 0x10  # section 3.4.2.1: it was taken, and nobody gets it
-
-
-def _ignore(message: MQTTMessage) -> None:
-    """Take no notice: who only sends subscribes to nothing."""
 
 
 class Refused(Exception):
@@ -73,23 +62,6 @@ class MqttAddress:
             hint = "check ca_file, client_certificate and client_key"
             raise AuthFailed(str(exc), doing="preparing TLS for", target=str(self), hint=hint) from exc
         return context
-
-    async def open_client(
-        self, *, session_expiry_s: float | None = None, arrived: Callable[[MQTTMessage], None] = _ignore
-    ) -> MqttClient:
-        """Return a client; entering it connects.
-
-        Args:
-            session_expiry_s: so long the broker keeps the session while the client is away; None for no session.
-            arrived: is called with each message that comes.
-
-        Raises:
-            AuthFailed: a file of TLS is missing or not what it should be.
-        """
-        from syncd.brokers.mqtt_client import MqttClient
-
-        tls = await asyncio.to_thread(self.tls_context)
-        return MqttClient(self, tls=tls, session_expiry_s=session_expiry_s, arrived=arrived)
 
 
 def translated(exc: Exception, *, doing: str, address: MqttAddress) -> DestinationError:

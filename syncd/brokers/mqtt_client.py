@@ -46,6 +46,27 @@ NO_TOPIC: Final = "syncd/nobody/subscribes/to/this"
 Arrived = Callable[[MQTTMessage], None]
 
 
+def _ignore(message: MQTTMessage) -> None:
+    """Take no notice: who only sends subscribes to nothing."""
+
+
+async def open_client(
+    address: MqttAddress, *, session_expiry_s: float | None = None, arrived: Arrived = _ignore
+) -> MqttClient:
+    """Return a client; entering it connects.
+
+    Args:
+        address: the broker, and who connects to it.
+        session_expiry_s: so long the broker keeps the session while the client is away; None for no session.
+        arrived: is called with each message that comes.
+
+    Raises:
+        AuthFailed: a file of TLS is missing or not what it should be.
+    """
+    tls = await asyncio.to_thread(address.tls_context)
+    return MqttClient(address, tls=tls, session_expiry_s=session_expiry_s, arrived=arrived)
+
+
 class MqttClient(aiomqtt.Client):
     """A connection; enter it to connect. ``session_expiry_s`` None: the broker keeps no session.
 

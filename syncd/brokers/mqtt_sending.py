@@ -66,9 +66,11 @@ class MqttOutlet:
         await self._disconnect(self._client)
 
     async def _connected(self) -> MqttClient:
+        from syncd.brokers.mqtt_client import open_client
+
         async with self._turn:
             if self._client is None:
-                client = await self._address.open_client()
+                client = await open_client(self._address)
                 await client.__aenter__()
                 self._client = client
             return self._client

@@ -47,9 +47,11 @@ async def probe_mqtt(address: MqttAddress) -> str:
     Raises:
         DestinationError: it does not answer, or refuses; nothing is tried again.
     """
+    from syncd.brokers.mqtt_client import open_client
+
     other = replace(address, client_id=f"{address.client_id}-validate")
     try:
-        async with await other.open_client():
+        async with await open_client(other):
             return f"{address} answers; whether it allows the topics is seen when syncd runs"
     except Exception as exc:
         raise mqtt_error(exc, doing="connecting to", address=address) from exc

@@ -12,7 +12,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from syncd.core.messages.wrong import Wrong, found_text, pointer
+from syncd.core.wrong import Wrong, found_text, pointer
 
 if TYPE_CHECKING:
     from fastjsonschema import JsonSchemaValueException

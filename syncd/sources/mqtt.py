@@ -150,9 +150,13 @@ class MqttSource:
     # -- the connection --------------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
+        from syncd.brokers.mqtt_client import open_client
+
         connection = Connection()
-        client = await self._address.open_client(
-            session_expiry_s=self._session_expiry_s, arrived=lambda message: self._take_in(message, connection)
+        client = await open_client(
+            self._address,
+            session_expiry_s=self._session_expiry_s,
+            arrived=lambda message: self._take_in(message, connection),
         )
         connection.client = client
         try:

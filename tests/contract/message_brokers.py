@@ -12,6 +12,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from syncd.brokers.mqtt import MqttAddress
+from syncd.brokers.mqtt_client import open_client
 from syncd.brokers.service_bus import ServiceBusAddress
 from syncd.sources.messages import Message, MessageSource
 from syncd.sources.mqtt import MqttSource
@@ -124,7 +125,7 @@ class MosquittoUnderTest(BrokerUnderTest):
     async def place(self) -> str:
         device = uuid.uuid4().hex
         topic = f"syncd/{device}/run-1/metrics"
-        client = await self.address(device).open_client(session_expiry_s=600)
+        client = await open_client(self.address(device), session_expiry_s=600)
         async with client:
             await client.subscribe_to([topic])
         return topic

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from syncd.brokers.mqtt_client import open_client
 from syncd.core.events import STRUCTURED, Event
 from syncd.errors import AuthFailed, OutcomeUnknown, Rejected, Transient
 from syncd.sinks.mqtt import MqttSink
@@ -106,7 +107,7 @@ async def test_a_run_of_any_id_is_told_of(broker: BrokerUnderTest) -> None:
     if isinstance(broker, MosquittoUnderTest):
         device = uuid.uuid4().hex
         place = f"syncd/{device}/+"
-        async with await broker.address(device).open_client(session_expiry_s=600) as client:
+        async with await open_client(broker.address(device), session_expiry_s=600) as client:
             await client.subscribe_to([place])
         sink = MqttSink(broker.address(f"sink-{device}"), f"syncd/{device}/{{run}}")
     ids = ["r" * 200, "r" * 200, "ü" * 256, "a\x01\x7f\x85b", "ok"]

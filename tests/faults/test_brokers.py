@@ -22,6 +22,7 @@ import aiomqtt
 import pytest
 
 from syncd.brokers.mqtt import MqttAddress
+from syncd.brokers.mqtt_client import open_client
 from tests.faults.oracle import SOURCE_ID, Point, read_server
 from tests.faults.processes import daemon, syncd, wait_for, waiting
 from tests.standins.mlflow_server import RunningMlflow
@@ -129,7 +130,7 @@ def publish(broker: RunningMosquitto, posted: Sequence[Posted]) -> None:
 def keep_a_session(broker: RunningMosquitto) -> None:
     async def subscribe() -> None:
         address = MqttAddress(host=broker.host, port=broker.port, client_id=CLIENT)
-        async with await address.open_client(session_expiry_s=3600) as client:
+        async with await open_client(address, session_expiry_s=3600) as client:
             await client.subscribe_to(["syncd/+/+/metrics"])
 
     asyncio.run(subscribe())

@@ -12,6 +12,7 @@ import aiomqtt
 import pytest
 
 from syncd.brokers.mqtt import MqttAddress
+from syncd.brokers.mqtt_client import open_client
 from syncd.journal.report import JournalReport
 from tests.faults.oracle import point, read_server
 from tests.faults.processes import daemon, wait_for, waiting
@@ -74,7 +75,7 @@ def test_a_topic(tmp_path: Path, mlflow_server: RunningMlflow, mosquitto: Runnin
 
     async def publish() -> None:
         address = MqttAddress(host=mosquitto.host, port=mosquitto.port, client_id=client)
-        async with await address.open_client(session_expiry_s=3600) as receiver:
+        async with await open_client(address, session_expiry_s=3600) as receiver:
             await receiver.subscribe_to([f"{client}/+/+/metrics"])
         async with aiomqtt.Client(mosquitto.host, mosquitto.port) as sender:
             sender.pending_calls_threshold = COUNT

@@ -19,6 +19,7 @@ from paho.mqtt.client import MQTTMessage
 
 from syncd.brokers import mqtt_client
 from syncd.brokers.mqtt import MqttAddress
+from syncd.brokers.mqtt_client import open_client
 from syncd.brokers.service_bus import ServiceBusAddress
 from syncd.configuration import DaemonSettings, MessageOptions
 from syncd.errors import Transient
@@ -497,7 +498,7 @@ async def test_others_have_their_turn_while_much_is_read(mosquitto: RunningMosqu
             all_there.set()
 
     address = MqttAddress(host=mosquitto.host, port=mosquitto.port, client_id=topic)
-    async with asyncio.timeout(PATIENCE_S), await address.open_client(arrived=take) as client:
+    async with asyncio.timeout(PATIENCE_S), await open_client(address, arrived=take) as client:
         await client.subscribe_to([topic])
         client.pause_reading()
         async with aiomqtt.Client(mosquitto.host, mosquitto.port) as sender:

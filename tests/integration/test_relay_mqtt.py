@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from syncd.brokers.mqtt import MqttAddress
+from syncd.brokers.mqtt_client import open_client
 from syncd.core.relay.values import Parcel
 from syncd.destinations.relay.mqtt import MqttRelay
 from syncd.errors import Rejected, Transient
@@ -32,7 +33,7 @@ async def relay(broker: RunningMosquitto, topic: str) -> AsyncIterator[MqttRelay
 
 async def have_a_session(broker: RunningMosquitto, topic: str) -> None:
     """Subscribe once, as a gateway does that is away afterwards."""
-    async with await address(broker, "gateway").open_client(session_expiry_s=3600) as client:
+    async with await open_client(address(broker, "gateway"), session_expiry_s=3600) as client:
         await client.subscribe_to([topic])
 
 

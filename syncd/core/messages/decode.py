@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, get_args
 
+from syncd.core.artifact_paths import problem_of_path
 from syncd.core.messages.elsewhere import foreign_event_of
 from syncd.core.messages.envelopes import (
     CheckedLog,
@@ -29,7 +30,6 @@ from syncd.core.messages.envelopes import (
     open_body,
     open_event,
 )
-from syncd.core.messages.paths import problem_of_path
 from syncd.core.messages.points import BadPoint, bad_time, lines_of
 from syncd.core.messages.statements import (
     Command,
@@ -47,9 +47,9 @@ from syncd.core.messages.statements import (
 )
 from syncd.core.messages.times import milliseconds_of
 from syncd.core.messages.topics import Named, TopicPattern
-from syncd.core.messages.wrong import Wrong, found_text, pointer
 from syncd.core.relay.values import TYPES as RELAY_TYPES
 from syncd.core.source_tags import MARKS
+from syncd.core.wrong import Wrong, found_text, pointer
 from syncd.errors import MessageRefused
 
 START_TYPE: Final = "dev.syncd.run.start"

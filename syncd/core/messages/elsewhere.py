@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from syncd.core.messages.envelopes import Envelope, Refused
 from syncd.core.messages.statements import ForeignEvent
-from syncd.core.messages.wrong import Wrong, found_text, pointer
+from syncd.core.wrong import Wrong, found_text, pointer
 
 AZUREML_PREFIX: Final = "Microsoft.MachineLearningServices."
 PREFIXES: Final = ("mlflow.", "databricks.")  # as ``envelopes`` names them; their data are as they come

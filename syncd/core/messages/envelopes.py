@@ -25,8 +25,8 @@ from typing import Any, Final, Protocol
 
 from syncd.core.messages.bounded_json import parse_bounded
 from syncd.core.messages.times import milliseconds_of
-from syncd.core.messages.wrong import Wrong, found_text, pointer
 from syncd.core.relay.values import TYPES as RELAY_TYPES
+from syncd.core.wrong import Wrong, found_text, pointer
 from syncd.errors import MessageRefused
 
 MOST_EVENTS: Final = 10_000

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from syncd.core.messages.times import milliseconds_of
-from syncd.core.messages.wrong import Wrong, found_text, pointer
 from syncd.core.metric_lines import wire_value
+from syncd.core.wrong import Wrong, found_text, pointer
 
 Metrics = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 

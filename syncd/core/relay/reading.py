@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar, get_args
 
+from syncd.core.artifact_paths import problem_of_lengths, problem_of_levels
 from syncd.core.changes import Head, parse
 from syncd.core.facts import (
     DatasetInput,
@@ -31,8 +32,6 @@ from syncd.core.facts import (
     TagsDeleted,
     TagsSet,
 )
-from syncd.core.messages.paths import problem_of_lengths, problem_of_levels
-from syncd.core.messages.wrong import Wrong, found_text, pointer
 from syncd.core.metric_lines import INT64_MAX, INT64_MIN
 from syncd.core.relay.values import (
     MOST_ABOUT,
@@ -43,6 +42,7 @@ from syncd.core.relay.values import (
     RelayedFacts,
     RelayOrigin,
 )
+from syncd.core.wrong import Wrong, found_text, pointer
 
 T = TypeVar("T")
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from syncd.brokers.service_bus import ServiceBusAddress, is_lost_message, is_lost_session, translated
 from syncd.errors import DestinationError, MessageRefused
 from syncd.sources.messages import Message
-from syncd.sources.service_bus.reading import message_of, number_of
+from syncd.sources.service_bus.reading import message_of
 
 if TYPE_CHECKING:
     from azure.servicebus import ServiceBusReceivedMessage
@@ -80,9 +80,9 @@ class Link:
             except Exception as exc:
                 raise self._failure(exc, "receiving from") from exc
             waited_s = time.monotonic() - begun_s
-        messages = [message_of(one, address=self._address.path, link=self) for one in found]
+        messages = [message_of(one, address=self._address.path, handle=self) for one in found]
         self._ask = self._next_ask(messages, waited_s=waited_s)
-        self._hand |= {number_of(message): one for message, one in zip(messages, found, strict=True)}
+        self._hand |= {message.packet: one for message, one in zip(messages, found, strict=True)}
         self._wanted = self._wanted and not found
         if found and not self.session:
             self._plan_renewal(one.locked_until_utc for one in self._hand.values())
@@ -145,11 +145,11 @@ class Link:
 
     async def complete(self, messages: Iterable[Message]) -> None:
         """Take messages off the broker."""
-        await self._settle(map(number_of, messages), lambda number: self._receiver.complete_message(self._hand[number]))
+        await self._settle(_numbers(messages), lambda number: self._receiver.complete_message(self._hand[number]))
 
     async def abandon(self, messages: Iterable[Message]) -> None:
         """Give messages back."""
-        await self._settle(map(number_of, messages), lambda number: self._receiver.abandon_message(self._hand[number]))
+        await self._settle(_numbers(messages), lambda number: self._receiver.abandon_message(self._hand[number]))
 
     async def close(self) -> None:
         """Give back what is in hand, if that is still possible, and close the receiver.
@@ -167,7 +167,7 @@ class Link:
 
     async def dead_letter(self, refused: Sequence[tuple[Message, MessageRefused]]) -> None:
         """Move messages to the dead-letter queue, with words cut to what the broker keeps."""
-        refusals = {number_of(message): refusal for message, refusal in refused}
+        refusals = {message.packet: refusal for message, refusal in refused}
 
         async def settle(number: int) -> None:
             await self._receiver.dead_letter_message(
@@ -236,3 +236,7 @@ class Link:
                     raise
                 self._drop(number)
                 return None
+
+
+def _numbers(messages: Iterable[Message]) -> list[int]:
+    return [message.packet for message in messages]

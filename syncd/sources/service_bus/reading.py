@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from syncd.sources.messages import Message
@@ -12,30 +11,18 @@ if TYPE_CHECKING:
     from azure.servicebus import ServiceBusReceivedMessage
     from azure.servicebus.amqp import AmqpAnnotatedMessage
 
-    from syncd.sources.service_bus.links import Link
-
-
 # Annotations of the service: milliseconds since the epoch, and the number in the entity.
 ENQUEUED_TIME: Final = b"x-opt-enqueued-time"
 SEQUENCE_NUMBER: Final = b"x-opt-sequence-number"
 
 
-@dataclass(frozen=True, slots=True)
-class Handle:
-    """What settles a message: the link that has it in hand, and its number there."""
-
-    link: Link
-    number: int
-
-
-def message_of(found: ServiceBusReceivedMessage, *, address: str, link: Link) -> Message:
-    """Return the message; ``address`` is the entity it came from.
+def message_of(found: ServiceBusReceivedMessage, *, address: str, handle: object) -> Message:
+    """Return the message; ``address`` is the entity it came from, ``handle`` what settles it.
 
     The AMQP message is read itself: the properties of ``found`` look at all fields again for each of theirs.
     """
     raw = found.raw_amqp_message
     properties, annotations = raw.properties, raw.annotations or {}
-    number = annotations.get(SEQUENCE_NUMBER, 0)
     return Message(
         id=_text(getattr(properties, "message_id", None)),
         body=_body(raw),
@@ -45,15 +32,9 @@ def message_of(found: ServiceBusReceivedMessage, *, address: str, link: Link) ->
         session=_text(getattr(properties, "group_id", None)),
         sent_ms=annotations.get(ENQUEUED_TIME),
         deliveries=(getattr(raw.header, "delivery_count", None) or 0) + 1,
-        packet=number,
-        handle=Handle(link, number),
+        packet=annotations.get(SEQUENCE_NUMBER, 0),
+        handle=handle,
     )
-
-
-def number_of(message: Message) -> int:
-    """Return a message's number in the entity."""
-    assert isinstance(message.handle, Handle), "a message of another source"
-    return message.handle.number
 
 
 def _body(raw: AmqpAnnotatedMessage) -> bytes:

@@ -29,7 +29,6 @@ from syncd.brokers.service_bus import ServiceBusAddress, translated
 from syncd.errors import DestinationError, MessageRefused
 from syncd.sources.messages import Message
 from syncd.sources.service_bus.links import Link, SessionLost
-from syncd.sources.service_bus.reading import Handle
 
 if TYPE_CHECKING:
     from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
@@ -271,5 +270,5 @@ def _by_link(messages: Sequence[Message]) -> dict[Link, list[Message]]:
 
 
 def _link_of(message: Message) -> Link:
-    assert isinstance(message.handle, Handle), "a message of another source"
-    return message.handle.link
+    assert isinstance(message.handle, Link), "a message of another source"
+    return message.handle
