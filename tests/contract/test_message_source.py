@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -159,6 +161,26 @@ async def test_a_source_says_that_its_broker_is_back_although_no_message_comes(
         await broker.send(place, [b"a"])
         assert [message.body for message in await waiting] == [b"a"]
     await source.close()
+
+
+async def test_a_quiet_source_that_knows_its_sessions_says_it_soon(tmp_path: Path) -> None:
+    broker = ServiceBusUnderTest(tmp_path, sessions=True)
+    place = await broker.place()
+    source = broker.source(place)
+    await broker.send(place, [b"a"])
+    async with asyncio.timeout(PATIENCE_S):
+        await source.complete(await received(source, 1))
+        broker.kill()
+        with pytest.raises(Transient):
+            await source.receive(most=1, most_bytes=1)
+    broker.start()
+    async with asyncio.timeout(15):  # the service is asked to look for a session for 25 s
+        while True:
+            with contextlib.suppress(Transient):
+                assert list(await source.receive(most=1, most_bytes=1)) == []
+                break
+    await source.close()
+    broker.kill()
 
 
 async def test_a_broker_that_is_killed_and_comes_back_loses_nothing(broker: BrokerUnderTest, place: str) -> None:

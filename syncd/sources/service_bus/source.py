@@ -49,6 +49,7 @@ SILENT_S: Final = 30.0
 LOOKED_S: Final = 1.0
 # How long the service looks for a session before it answers that there is none; less than ``TRY_S``.
 ACCEPT_S: Final = 25
+ANSWER_S: Final = 1  # where nothing is known yet but that the service did not answer
 CLOSING_S: Final = 1.0
 # So many links look for a session at once: each of them polls its connection.
 ACCEPTING: Final = 4
@@ -159,7 +160,8 @@ class ServiceBusSource:
     async def _follow_session(self) -> None:
         from azure.servicebus import NEXT_AVAILABLE_SESSION
 
-        options = {"session_id": NEXT_AVAILABLE_SESSION, "max_wait_time": ACCEPT_S, "prefetch_count": SESSION_BATCH - 1}
+        accept_s = ANSWER_S if self._was_lost else ACCEPT_S
+        options = {"session_id": NEXT_AVAILABLE_SESSION, "max_wait_time": accept_s, "prefetch_count": SESSION_BATCH - 1}
         async with self._open(most=SESSION_BATCH, **options) as link:
             if link is not None:
                 with contextlib.suppress(SessionLost):
