@@ -34,6 +34,11 @@ def register_message_source(journal: Journal, name: str) -> int:
     return source_id
 
 
+def message_sources(journal: Journal) -> set[int]:
+    """Return the sources that have ever been read for messages."""
+    return {row[0] for row in journal._fetch("message_sources")}
+
+
 def source_names(journal: Journal) -> dict[int, str]:
     """Return the names of all sources by id, of those that are no longer configured too."""
     return dict(journal._fetch("sources"))

@@ -60,6 +60,9 @@ ignored = ignored + excluded.ignored, refused = refused + excluded.refused, last
 -- name: begin_message_count
 INSERT INTO message_count (source_id, last_ms) VALUES (:source_id, 0) ON CONFLICT (source_id) DO NOTHING;
 
+-- name: message_sources
+SELECT source_id FROM message_count;
+
 -- name: message_counts
 SELECT src.name AS source, c.taken, c.repeated, c.ignored, c.refused, NULLIF(c.last_ms, 0) AS last_ms,
 (SELECT COUNT(*) FROM refused_message r WHERE r.source_id = c.source_id) AS dead_letters

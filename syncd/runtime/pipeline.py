@@ -72,7 +72,14 @@ class Pipeline:
             for opening in store_openings(settings, temp_dir=Path(daemon.state_dir))
         ]
         self._messages = [(participants.register_message_source(journal, one.settings.name), one) for one in messages]
-        self._shared = [source_id for source_id, opening in self._messages if opening.settings.is_shared]
+        # Of what is no longer configured, what came in messages still did, of a queue that others may have read.
+        gone = (
+            participants.message_sources(journal)
+            - {one.id for one in self._sources}
+            - {id_ for id_, _ in self._messages}
+        )
+        self._told_once = [*(source_id for source_id, _ in self._messages), *gone]
+        self._shared = [*(source_id for source_id, one in self._messages if one.settings.is_shared), *gone]
         # What was committed before may have been handed to another daemon as well, had it not been settled in time.
         deliveries.doubt_points(journal, self._shared)
         # What was read of a source that is no longer configured is still delivered, under its name.
@@ -215,7 +222,7 @@ class Pipeline:
                 **{source_id: opening.settings.on_delete for source_id, opening in self._messages},
             },
             source_experiments={source.id: source.opening.source.experiments for source in self._sources},
-            told_once=[source_id for source_id, _ in self._messages],
+            told_once=self._told_once,
             shared=self._shared,
             is_yet_to_be_read=self._is_yet_to_be_read,
             rests=lambda: self.rests.is_resting("destination", row.name),

@@ -82,7 +82,7 @@ async def running(
 ) -> AsyncIterator[Case]:
     source = source or InMemorySource("bus")
     daemon = {key: options.pop(key) for key in ("journal_max_bytes",) if key in options}
-    stores = options.pop("stores", [])
+    stores, takes_messages = options.pop("stores", []), options.pop("messages", True)
     destination = replace(destination_of_argument(server.url), filter=options.pop("filter", Filter()))
     options_of = options.pop("options_of", MessageOptions)
     settings = options_of(**{"name": "bus", "experiment": experiment, "start_patience_s": 0.5, **options})
@@ -91,7 +91,7 @@ async def running(
         daemon=DaemonSettings(state_dir=state_dir, flush_interval_s=0.05, **daemon),
         sources=stores,
         destinations=[destination],
-        messages=[MessageOpening(settings, lambda: source)],
+        messages=[MessageOpening(settings, lambda: source)] if takes_messages else [],
     )
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -599,6 +599,35 @@ async def test_a_message_about_a_run_that_was_brought_otherwise_adds_to_it_and_c
         assert (run.data.tags["reviewed"], run.data.metrics) == ("yes", {"m": 1.0})
         case.source.put(event({"run": {"id": "r", "name": "day"}, "status": "FINISHED"}, of="run.end"))
         await case.until(lambda: [(one.info.run_name, one.info.status) for one in case.runs()] == [("day", "FINISHED")])
+
+
+async def test_what_was_taken_of_a_source_that_is_no_longer_configured_is_sent_as_before(
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str
+) -> None:
+    """It adds to a run that was brought otherwise, and a file that it names changed meanwhile."""
+    client = MlflowClient(mlflow_server.url)
+    tags = {SOURCE_RUN_ID: "r", SOURCE: "local", SESSION: "of another syncd"}
+    there = client.create_run(client.create_experiment(experiment), run_name="night", tags=tags)
+    client.set_terminated(there.info.run_id, "FAILED", end_time=FIRST_MS)
+    (tmp_path / "a").write_text("as it was told")
+    state, name = tmp_path / "state", destination_of_argument(mlflow_server.url).name
+    async with running(state, mlflow_server, experiment, commands=("pause",), roots=(tmp_path,)) as case:
+        case.source.put(event({"destination": name}, of="command.pause"))
+        await case.until(lambda: case.pipeline.rests.is_resting("destination", name))
+        artifacts = [{"path": "a", "root": str(tmp_path)}]
+        case.source.put(event({"run": {"id": "r"}, "metrics": [point("m", 1, 1)], "artifacts": artifacts}))
+        await case.until(lambda: len(case.source.completed) == 2)
+        await asyncio.sleep(1.5)  # its start was waited for long enough
+    (tmp_path / "a").write_text("changed since")
+    async with running(state, mlflow_server, experiment, messages=False) as case:
+        with case.pipeline.journal.journal._transaction("resuming"):
+            case.pipeline.journal.journal._connection.execute("DELETE FROM pause")
+        case.pipeline.rests.look()
+        await case.until(lambda: case.everything_is_there())
+        [run] = await asyncio.to_thread(case.runs)
+        assert run.data.metrics == {"m": 1.0}
+        assert (run.info.run_name, run.info.status, run.info.end_time) == ("night", "FAILED", FIRST_MS)
+    assert [letter.kind for letter in letters(state)] == ["artifact"]
 
 
 async def test_a_daemon_that_shares_a_queue_does_not_take_up_a_run_that_another_one_ended(
