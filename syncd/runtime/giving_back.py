@@ -26,7 +26,7 @@ from syncd.core.changes import Head
 from syncd.core.facts import ExperimentSeen, SubjectKey
 from syncd.core.relay.packing import Address, File, chunk, room_for_chunk
 from syncd.core.relay.values import Parcel
-from syncd.errors import DestinationError, JournalError, JournalFull
+from syncd.errors import DestinationError, JournalError, JournalFull, Rejected
 from syncd.journal.partials import OpenFile, Partials
 from syncd.runtime.clock import wall_ms_now
 
@@ -107,13 +107,22 @@ class GivingBack:
                 begun_ms=heard_before_ms, silence_ms=round(SILENCE_S * 1000), most_doublings=MOST_DOUBLINGS
             )
         )
+        failure: OSError | Rejected | None = None
         for file in due:
-            parcels = _parcels(file)
-            with contextlib.suppress(FileNotFoundError):  # it is whole by now; it is given back once more
-                while (parcel := await asyncio.to_thread(next, parcels, None)) is not None:
-                    await self._sender.send([parcel], session=file.session)
-                if await in_thread(lambda file=file: self._partials.given_back(file)):  # type: ignore[misc]
-                    log.info("a file that came in part was given back", path=file.path, subject=file.subject.id)
+            try:
+                await self._give_one_back(file, in_thread)
+            except (OSError, Rejected) as error:  # it is about this file alone
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    async def _give_one_back(self, file: OpenFile, in_thread: InThread) -> None:
+        parcels = _parcels(file)
+        with contextlib.suppress(FileNotFoundError):  # it is whole by now; it is given back once more
+            while (parcel := await asyncio.to_thread(next, parcels, None)) is not None:
+                await self._sender.send([parcel], session=file.session)
+            if await in_thread(lambda: self._partials.given_back(file)):
+                log.info("a file that came in part was given back", path=file.path, subject=file.subject.id)
 
 
 def _parcels(open_file: OpenFile) -> Iterator[Parcel]:

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import random
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +36,7 @@ from syncd.core.messages.statements import KeptChunk
 from syncd.core.relay.pieces import add_piece, holds
 from syncd.core.relay.reading import read_chunk
 from syncd.core.relay.values import Parcel, RelayedChunk, RelayedFact, RelayedFacts, RelayOrigin
-from syncd.errors import AuthFailed, JournalFull, MessageRefused
+from syncd.errors import AuthFailed, JournalFull, MessageRefused, Rejected
 from syncd.journal import deliveries, participants, subjects
 from syncd.journal import partials as partials_module
 from syncd.journal.dead_letters import DeadLetter, retry
@@ -401,11 +402,12 @@ class Entity:
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, Parcel]] = []
-        self.refusals: list[AuthFailed] = []
+        self.refusals: list[Exception] = []
+        self.refuses: Callable[[Parcel], bool] = lambda _: True
         self.on_send: Callable[[], None] = lambda: None
 
     async def send(self, parcels: Sequence[Parcel], *, session: str) -> None:
-        if self.refusals:
+        if self.refusals and any(map(self.refuses, parcels)):
             raise self.refusals.pop()
         self.sent += [(session, parcel) for parcel in parcels]
         self.on_send()
@@ -579,6 +581,20 @@ async def test_a_file_that_cannot_be_read_is_told_of_and_ends_nothing(
     assert (len(refusals), case.spooled()) == (1, 1)
     problems = await look(case, entity, until=lambda: case.spooled() == 0)
     assert problems[0] == "files cannot be given back to other daemons: [Errno 13] Permission denied"
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), Rejected("too large")])
+async def test_a_file_that_cannot_be_given_back_keeps_no_other_here(case: Case, error: Exception) -> None:
+    case.keep(chunk(0, 400), chunk(0, 400, path="z"))
+    case.clock.now_ms += 60_000
+    entity = Entity()
+    entity.refusals = [error] * 1000
+    entity.refuses = lambda parcel: (
+        b'"z"' not in zlib.decompress(base64.b64decode(json.loads(parcel.body)["data_base64"]))
+    )
+    problems = await look(case, entity, until=lambda: case.spooled() == 1)
+    assert {one.path for one in entity.chunks()} == {"z"}
+    assert str(error) in problems[0]
 
 
 def test_files_that_came_without_a_session_are_not_given_back(case: Case) -> None:
