@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 TRY_S: Final = 30.0
 # learn.microsoft.com "service-bus-throttling": wait for at least 10 seconds (read 2026-11).
 BUSY_S: Final = 10.0
+# The service's words for a link to a session of an entity that has none (amqp:not-allowed).
+NO_SESSIONS: Final = "does not require sessions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +96,8 @@ def translated(exc: Exception, *, doing: str, address: ServiceBusAddress) -> Des
             return Transient(text, throttled=True, retry_after_s=BUSY_S, **about)
         case exceptions.ServiceBusConnectionError() | exceptions.OperationTimeoutError():
             return OutcomeUnknown(text, hint="is it there, and reachable from here?", **about)
-    return Transient(text, **about)
+    hint = "create it anew, with sessions: a relay needs them" if NO_SESSIONS in text else ""
+    return Transient(text, hint=hint, **about)
 
 
 def is_lost_message(exc: Exception) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import replace
+from typing import Any
 
 from syncd.brokers.mqtt import MqttAddress
 from syncd.brokers.mqtt import translated as mqtt_error
@@ -19,22 +21,26 @@ async def probe_broker(settings: ServiceBusSourceSettings | MqttSourceSettings) 
         DestinationError: it does not answer, or refuses; nothing is tried again.
     """
     if isinstance(settings, ServiceBusSourceSettings):
-        return await _probe_service_bus(service_bus_address(settings.entity))
+        return await _probe_service_bus(service_bus_address(settings.entity), needs_sessions=settings.relay)
     return await probe_mqtt(mqtt_address(settings.broker, name=settings.name))
 
 
-async def _probe_service_bus(address: ServiceBusAddress) -> str:
-    """Open a link to the entity's dead letters: who may receive there may receive, and no message is disturbed."""
+async def _probe_service_bus(address: ServiceBusAddress, *, needs_sessions: bool) -> str:
+    """Open a link to the entity's dead letters, or to a session that nobody sends to.
+
+    Who may receive there may receive, and no message is disturbed.
+    """
     from azure.servicebus import ServiceBusSubQueue
 
+    options: dict[str, Any] = {"sub_queue": ServiceBusSubQueue.DEAD_LETTER}
+    if needs_sessions:
+        options = {"session_id": f"syncd-validate-{uuid.uuid4().hex}"}
     try:
         async with address.open_client() as client:
             if address.queue:
-                receiver = client.get_queue_receiver(address.queue, sub_queue=ServiceBusSubQueue.DEAD_LETTER)
+                receiver = client.get_queue_receiver(address.queue, **options)
             else:
-                receiver = client.get_subscription_receiver(
-                    address.topic, address.subscription, sub_queue=ServiceBusSubQueue.DEAD_LETTER
-                )
+                receiver = client.get_subscription_receiver(address.topic, address.subscription, **options)
             async with receiver:
                 return f"{address} can be received from"
     except Exception as exc:

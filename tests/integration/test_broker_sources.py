@@ -329,6 +329,15 @@ async def test_a_subscription_is_received_from_and_a_missing_queue_is_named(bus:
     assert "receiving from queue no-such-queue at 127.0.0.1:" in str(caught.value)
 
 
+async def test_nothing_relayed_is_taken_from_a_queue_without_sessions(bus: ServiceBus) -> None:
+    address = ServiceBusAddress(connection_string=bus.connection_string, queue=bus.queue("no-sessions"))
+    bus.put("no-sessions", [b"{}"])
+    source = ServiceBusSource("bus", address, needs_sessions=True)
+    async with closing(source):
+        with pytest.raises(Transient, match="with sessions: a relay needs them"):
+            await next_of(source)
+
+
 # ---------------------------------------------------------------- MQTT
 
 

@@ -37,6 +37,9 @@ def test_a_service_bus_queue(tmp_path: Path, mlflow_url: str, capsys: pytest.Cap
                 bus.put(name, [b"{}"])
             _, found = checks(tmp_path, mlflow_url, source, capsys)
             assert found["messages"] == (True, f"queue {name} can be received from")
+            _, found = checks(tmp_path, mlflow_url, f"{source}\nrelay = true", capsys)
+            assert found["messages"][0] == (name == "sessions")
+            assert ("with sessions: a relay needs them" in found["messages"][1]) == (name == "plain")
         [message] = bus.messages("plain")
         assert message.failures == 0
         code, found = checks(tmp_path, mlflow_url, source.replace("sessions", "missing"), capsys)

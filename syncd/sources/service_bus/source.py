@@ -56,13 +56,18 @@ ACCEPTING: Final = 4
 
 
 class ServiceBusSource:
-    """One queue or subscription; a ``MessageSource``."""
+    """One queue or subscription; a ``MessageSource``.
 
-    def __init__(self, name: str, address: ServiceBusAddress, *, max_sessions: int = 8) -> None:
+    Whether it has sessions is found out by trying. Where ``needs_sessions``, it cannot be received from without them.
+    """
+
+    def __init__(
+        self, name: str, address: ServiceBusAddress, *, max_sessions: int = 8, needs_sessions: bool = False
+    ) -> None:
         self.name = name
         self.address = address
         self._max_sessions = max_sessions
-        self._has_sessions = False
+        self._has_sessions = needs_sessions
         self._client: ServiceBusClient | None = None
         self._links: set[asyncio.Task[None]] = set()
         self._open_links: set[Link] = set()
