@@ -47,6 +47,9 @@ IDENTITIES_MS: Final = 14 * 24 * 3600 * 1000  # the longest that Service Bus kee
 PRUNE_AFTER: Final = 1000
 PRUNED_AT_ONCE: Final = 5000
 FOREIGN_EVENTS: Final = 10_000
+# No broker has so many messages under way that are committed and not settled (of MQTT 5, 250: ``brokers.mqtt_client``):
+# what has been known for longer is another one's.
+MOST_UNSETTLED: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,7 @@ class Told:
     """One event of a message. ``repeatable`` says that its identity is only its content, which may come twice.
 
     ``again`` says that the broker has handed it over before, ``elsewhere`` that this may have been to another syncd.
+    ``returns`` says that other events have its identity once it is settled.
     """
 
     identity: str
@@ -61,6 +65,7 @@ class Told:
     repeatable: bool = False
     again: bool = False
     elsewhere: bool = False
+    returns: bool = False
 
 
 @dataclass(slots=True)
@@ -209,6 +214,7 @@ class Inbox:
     def _new(self, told: Sequence[Told], taken: Taken) -> list[Told]:
         """Remember the identities of events, and return the events that were not known."""
         digests = [b"" if isinstance(one.statement, KeptChunk) else _digest(one.identity) for one in told]
+        self._forget_returned([(one, digest) for one, digest in zip(told, digests, strict=True) if one.returns])
         unseen = self._remember(dict.fromkeys(digest for digest in digests if digest))
         new = []
         for one, digest in zip(told, digests, strict=True):
@@ -224,6 +230,15 @@ class Inbox:
             else:
                 new.append(one)
         return new
+
+    def _forget_returned(self, returning: Sequence[tuple[Told, bytes]]) -> None:
+        """Forget identities that other events have by now: whoever had them long ago, or before, has been settled."""
+        self.journal._many("forget_identity", [(self.source_id, digest) for one, digest in returning if not one.again])
+        again = [digest for one, digest in returning if one.again]
+        if again:
+            recent = {"source_id": self.source_id, "recent": MOST_UNSETTLED}
+            since = self.journal._run("recent_in_inbox", recent).fetchone()[0] or 0
+            self.journal._many("forget_identity_before", [(self.source_id, digest, since) for digest in again])
 
     def _remember(self, digests: Collection[bytes]) -> set[bytes]:
         """Add identities to the inbox; return those that were not there."""

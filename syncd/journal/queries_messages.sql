@@ -3,6 +3,16 @@
 -- name: add_to_inbox
 INSERT INTO inbox (source_id, digest, at_ms) VALUES (?, ?, ?) ON CONFLICT (source_id, digest) DO NOTHING;
 
+-- name: forget_identity
+DELETE FROM inbox WHERE source_id = ? AND digest = ?;
+
+-- name: forget_identity_before
+DELETE FROM inbox WHERE source_id = ? AND digest = ? AND seq < ?;
+
+-- The first of the latest identities of a source.
+-- name: recent_in_inbox
+SELECT MIN(seq) FROM (SELECT seq FROM inbox WHERE source_id = :source_id ORDER BY seq DESC LIMIT :recent);
+
 -- name: newest_in_inbox
 SELECT COALESCE(MAX(seq), 0) FROM inbox;
 

@@ -319,6 +319,7 @@ class MessageIntake:
                     message,
                     deliveries=message.deliveries,
                     packet=message.packet,
+                    packet_returns=message.packet_returns,
                     now_ms=now_ms,
                     session=message.session,
                 )

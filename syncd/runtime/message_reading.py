@@ -93,13 +93,23 @@ class MessageReader:
         self._partials = partials
         self._shared = shared
 
-    def read(self, message: Received, *, deliveries: int, packet: int = 0, now_ms: int, session: str = "") -> Read:
+    def read(
+        self,
+        message: Received,
+        *,
+        deliveries: int,
+        packet: int = 0,
+        packet_returns: bool = False,
+        now_ms: int,
+        session: str = "",
+    ) -> Read:
         """Return what a message comes to.
 
         Args:
             message: the message.
             deliveries: how often its broker has handed it over, this time included.
             packet: its number while it is handed over again, 0 for none.
+            packet_returns: whether others have that number once it is settled.
             now_ms: wall clock.
             session: the broker's, in which it came; "" for none.
 
@@ -111,7 +121,8 @@ class MessageReader:
         content = "" if all(said.identity for said in decoded.said) else _content_identity(message, packet)
         for said in decoded.said:
             try:
-                read.told.append(self._told(said, f"{content}\n{said.index}", deliveries, session, read))
+                told = self._told(said, f"{content}\n{said.index}", deliveries, session, read)
+                read.told.append(replace(told, returns=True) if packet_returns and told.repeatable else told)
             except MessageRefused as refusal:
                 read.refusal = read.refusal or refusal
             except JournalError:

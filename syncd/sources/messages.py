@@ -17,8 +17,8 @@ class Message:
     properties or HTTP headers, names in lower case. ``address`` is the queue, the topic or the path on which it came.
     ``session`` orders messages of one session, "" for none. ``sent_ms`` is when the broker took it, ms since the
     epoch, None if it does not say. ``deliveries`` counts from 1. ``packet`` is the number that it has until it is
-    settled (MQTT's packet identifier, which others have after it; Service Bus's sequence number). ``handle`` is the
-    adapter's own.
+    settled: MQTT's packet identifier, which others have after it (``packet_returns``); Service Bus's sequence number.
+    ``handle`` is the adapter's own.
     """
 
     id: str
@@ -30,6 +30,7 @@ class Message:
     sent_ms: int | None = None
     deliveries: int = 1
     packet: int = 0
+    packet_returns: bool = False
     handle: object = field(default=None, compare=False, repr=False)
 
 

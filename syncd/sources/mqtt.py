@@ -207,6 +207,7 @@ def message_of(message: MQTTMessage, receipt: Receipt | None) -> Message:
         address=message.topic,
         deliveries=2 if message.dup else 1,
         packet=message.mid,
+        packet_returns=True,
         handle=receipt,
     )
 

@@ -400,6 +400,7 @@ async def test_messages_keep_their_packets_numbers_over_connections_and_a_broker
         await again.complete(second)
     assert [(one.packet, one.deliveries) for one in second] == [(one.packet, 2) for one in first]
     assert len({one.packet for one in second}) == 2
+    assert all(one.packet_returns for one in second)
 
 
 async def test_shared_subscriptions_divide_the_messages(mosquitto: RunningMosquitto) -> None:

@@ -137,6 +137,29 @@ def test_content_without_identity_is_known_only_when_it_is_handed_over_again(cas
     assert case.tell(logged(2), identity="content 2", repeatable=True, again=True).taken == 1
 
 
+def test_an_identity_that_returns_is_known_while_its_event_may_be_unsettled(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sensor says the same for days: each packet identifier has had that content before."""
+    monkeypatch.setattr(inbox_module, "MOST_UNSETTLED", 3)
+    same = {"identity": "content", "repeatable": True, "returns": True}
+    case.tell(logged(1), **same)
+    for step in (2, 3, 4):
+        case.tell(logged(step))
+    assert case.tell(logged(5), **same, again=True).taken == 1  # nobody has seen it before its connection was lost
+    assert case.tell(logged(5), **same, again=True).repeated == 1
+    for step in (6, 7, 8):
+        case.tell(logged(step))
+    assert case.tell(logged(9), **same).taken == 1
+    for step in (10, 11):
+        case.tell(logged(step))
+    assert case.tell(logged(9), **same, again=True).repeated == 1
+    assert case.tell(logged(12), identity="other", repeatable=True).taken == 1
+    for step in range(13, 20):
+        case.tell(logged(step))
+    assert case.tell(logged(12), identity="other", repeatable=True, again=True).repeated == 1
+
+
 def test_of_one_batch_those_that_are_new_are_taken_in_their_order(case: Case) -> None:
     case.tell(logged(1), identity="1")
     told = [Told(identity=identity, statement=logged(int(identity))) for identity in ("3", "1", "2", "3")]
