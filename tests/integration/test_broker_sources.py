@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -110,6 +111,23 @@ async def test_what_is_in_hand_stays_locked_far_beyond_the_lock(bus: ServiceBus,
         await source.complete(held)
         assert [(message.body, message.deliveries) for message in held] == [(b"a", 1), (b"b", 1)]
     assert bus.count(queue) == 0
+
+
+async def test_all_links_share_what_is_trusted(bus: ServiceBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    load = ssl.SSLContext.load_verify_locations
+
+    def counted(context: ssl.SSLContext, *given: Any, **named: Any) -> None:
+        loaded.append(str(given))
+        load(context, *given, **named)
+
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", counted)
+    address = ServiceBusAddress(connection_string=bus.connection_string, queue=bus.queue("trusted"))
+    async with address.open_client() as one, address.open_client() as other:
+        for client in (one, one, other):
+            async with client.get_queue_receiver(address.queue):
+                pass
+    assert len(loaded) <= 1
 
 
 async def test_ids_of_bytes_that_are_no_text_are_told_apart(bus: ServiceBus) -> None:
