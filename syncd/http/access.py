@@ -2,7 +2,8 @@
 
 Rules
 -----
-1. ``/livez`` and ``/readyz`` are for everyone. ``/hooks/`` has proofs of its own (a signature, a password).
+1. ``/livez`` and ``/readyz`` are for everyone. ``/hooks/`` has proofs of its own (a signature, a password), and a
+   proxy before it may pass on the name by which it was asked.
 2. Everything else needs the token where there is one, and there is one wherever the server listens elsewhere than on
    the loopback. Comparing it takes as long for a wrong one as for the right one.
 3. Without a token, a page in a browser on this machine could ask: a request must name the loopback as its host (against
@@ -33,12 +34,10 @@ def wrong_with(
         token: what must be shown, "" for none.
         own_host: the host that the server listens on.
     """
-    if path in _OPEN:
+    if path in _OPEN or path.startswith("/hooks/"):
         return None
     if not token and not _is_local(headers.get("host", ""), own_host):
         return 421, "this server is asked by the name localhost or by its own address only"
-    if path.startswith("/hooks/"):
-        return None
     if token and not _shows(headers.get("authorization", ""), token):
         return 401, "the token is missing or wrong (Authorization: Bearer …)"
     if method not in ("GET", "HEAD") and not _is_own(headers.get("origin", ""), headers.get("host", "")):
