@@ -47,6 +47,10 @@ DEPENDENCIES = (
     "asyncinotify",
     "rich",
     "azure-identity",
+    "azure-servicebus",
+    "aiomqtt",
+    "paho-mqtt",
+    "msgspec",
     "mlflow",
     "azureml-mlflow",
 )

@@ -163,7 +163,7 @@ def _add_dlq(commands: _Commands[argparse.ArgumentParser]) -> None:
     for name, text in (
         ("list", "list all dead letters"),
         ("show", "show dead letters with what they carry"),
-        ("retry", "send them again"),
+        ("retry", "try them again"),
         ("drop", "give them up"),
     ):
         action = _command(actions, name, text)
