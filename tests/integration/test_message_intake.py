@@ -558,6 +558,21 @@ async def test_a_run_that_becomes_such_as_the_filter_wants_arrives_whole_within_
         assert waiting() == 0
 
 
+async def test_children_that_come_before_their_parent_are_pointed_at_it_however_they_name_it(
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str
+) -> None:
+    async with running(tmp_path, mlflow_server, experiment) as case:
+        case.source.put(event({"run": {"id": "1", "name": "by field"}, "parent": {"id": "p"}}, of="run.start"))
+        case.source.put({"run": {"id": "2", "name": "by tag"}, "tags": {"mlflow.parentRunId": "p"}})
+        await case.until(lambda: len(case.runs()) == 2)
+        case.source.put({"run": {"id": "p", "name": "parent"}})
+        await case.until(lambda: len(case.runs()) == 3)
+        await case.settled()
+        runs = {run.info.run_name: run for run in await asyncio.to_thread(case.runs)}
+        parent = runs.pop("parent").info.run_id
+        assert {name: run.data.tags["mlflow.parentRunId"] for name, run in runs.items()} == dict.fromkeys(runs, parent)
+
+
 class SharedOptions(MessageOptions):
     """A source that several daemons read, as those of a queue."""
 

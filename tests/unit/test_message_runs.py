@@ -111,6 +111,18 @@ def test_of_the_same_time_the_order_counts_in_which_messages_come() -> None:
     assert last_values(found.tags, {"t": (5, "10")}) == {}
 
 
+def test_a_parent_may_be_named_by_a_tag() -> None:
+    run = RunRef("r")
+    said: list[RunStatement] = [
+        RunStarted(run=run, time_ms=1, start_time_ms=1, parent_run_id="a", tags={"mlflow.parentRunId": "b"}),
+        RunLogged(run=run, time_ms=2),
+    ]
+    assert heads("r", state_of(said), default_experiment="bus")[1].parent_run_id == "a"
+    said.append(RunLogged(run=run, time_ms=3, tags={"mlflow.parentRunId": "c"}))
+    assert heads("r", state_of(said), default_experiment="bus")[1].parent_run_id == "c"
+    assert gather(said)["r"].tags == {"mlflow.parentRunId": (3, "c")}
+
+
 def test_the_last_word_on_the_end_counts_whenever_that_was() -> None:
     run = RunRef("r")
     said = [

@@ -105,10 +105,18 @@ def state_of(statements: Sequence[RunStatement]) -> RunState:
         device=_first(*((one.time_ms, one.run.device) for one in statements if one.run.device)),
         name=_last(*((one.time_ms, one.run.name) for one in statements if one.run.name)),
         user_id=_last(*((one.time_ms, one.user_id) for one in starts if one.user_id)),
-        parent_run_id=_last(*((one.time_ms, one.parent_run_id) for one in starts if one.parent_run_id)),
+        parent_run_id=_last(*((one.time_ms, parent) for one in statements if (parent := _parent_of(one)))),
         started_ms=min((one.start_time_ms for one in starts), default=None),
         end=_last(*((one.time_ms, one.end_time_ms, one.status) for one in ends)),
     )
+
+
+def _parent_of(statement: RunStatement) -> str:
+    """Return the id of the run that a statement names as the parent, by its field or by MLflow's tag; "" for none."""
+    if isinstance(statement, RunEnded):
+        return ""
+    named = statement.parent_run_id if isinstance(statement, RunStarted) else ""
+    return named or statement.tags.get(PARENT_RUN_ID, "")
 
 
 def heads(run_id: str, state: RunState, *, default_experiment: str) -> tuple[ExperimentSeen, RunSeen]:
