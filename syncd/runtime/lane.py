@@ -113,7 +113,7 @@ class Lane:
     # -- experiments -----------------------------------------------------------------------------------------------
 
     async def _deliver_experiment(self, subject: Subject, binding: Binding) -> Outcome:
-        changes = await self._settlement.pending(Section.HEAD)
+        changes = await self._settlement.heads()
         head = subject.head
         if isinstance(head, ExperimentSeen) and head.tags:
             try:
@@ -136,7 +136,7 @@ class Lane:
     # -- runs ------------------------------------------------------------------------------------------------------
 
     async def _deliver_run(self, subject: Subject, binding: Binding) -> Outcome:
-        heads = await self._settlement.pending(Section.HEAD)
+        heads = await self._settlement.heads()
         if heads and heads[-1].kind == "deleted" and self._channel.on_delete.get(subject.source_id) == "delete":
             return await self._deliver_deletion(binding, heads)
         held = await self._held(binding)
@@ -270,7 +270,7 @@ class Lane:
     # -- models ----------------------------------------------------------------------------------------------------
 
     async def _deliver_model(self, subject: Subject, head: ModelSeen, binding: Binding) -> Outcome:
-        heads = await self._settlement.pending(Section.HEAD)
+        heads = await self._settlement.heads()
         overflow = Overflow(self._channel, subject, binding, wall_ms=self._wall_ms)
         async with together() as sections:
             sections.create_task(

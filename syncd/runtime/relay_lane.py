@@ -117,7 +117,7 @@ class RelayLane:
         self._doubtful = binding.adopted
 
     async def _deliver(self, subject: Subject, around: Surroundings, address: Address) -> Outcome:
-        heads = await self._settlement.pending(Section.HEAD)
+        heads = await self._settlement.heads()
         if heads and heads[-1].kind == "deleted" and self._channel.on_delete.get(subject.source_id) == "delete":
             await self._send_heads(address, heads)
             await self._settlement.let_all_go(up_to=heads[-1].seq)

@@ -24,6 +24,7 @@ HELD = "waits a minute for a name or tags such as the destination's filter wants
 CAME_TOO_LATE = "what came before it had a name or tags that {} wants was left out, and messages cannot be read again"
 
 EVER = 2**62
+READ_AT_ONCE = 256
 # A crash forgets at most this many settled changes; they are delivered again.
 GATHERED = 16
 
@@ -95,11 +96,22 @@ class Settlement:
             whole=self._whole,
         )
 
-    async def pending(self, section: Section, *, after: int = 0, limit: int = 256) -> list[Change]:
+    async def pending(self, section: Section, *, after: int = 0, limit: int = READ_AT_ONCE) -> list[Change]:
         """Return the next changes of a section that wait, in order."""
         return await self._channel.journal.do(
             deliveries.pending, self._channel.id, self._subject_id, section, after=after, limit=limit
         )
+
+    async def heads(self) -> list[Change]:
+        """Return what waits to be said of how the subject stands, the last word last.
+
+        Of more than are read at once, all are settled that the later ones have overtaken.
+        """
+        while len(heads := await self.pending(Section.HEAD)) == READ_AT_ONCE:
+            last_stated = next((change for change in reversed(heads) if change.kind == "head"), None)
+            await self.add(Section.HEAD, [one.seq for one in heads if one not in (last_stated, heads[-1])])
+            await self.flush()
+        return heads
 
     async def let_all_go(self, *, up_to: int = EVER, before_ms: int = EVER) -> bool:
         """Settle, unsent, what waits up to a change and was stated before a time; return whether anything did."""

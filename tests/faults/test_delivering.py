@@ -840,3 +840,20 @@ async def test_of_two_contents_of_a_path_the_later_one_stays_however_many_files_
         subject = subjects.subject(rig.journal, found)
         await ArtifactDelivery(rig.channel, subject, Settlement(rig.channel, found), send).run()
         assert arrived == [2, 1, 3]
+
+
+@pytest.mark.parametrize("heads", [300, 600])
+@virtually
+async def test_of_however_many_words_about_how_a_run_stands_the_last_one_counts(tmp_path: Path, heads: int) -> None:
+    """As of a device that is silent, and heard of again, many times while the server is away."""
+    async with Delivering(tmp_path) as rig:
+        rig.state(experiment(), head(1))
+        await rig.delivered()
+        rig.uploader.channel.rests = lambda: True
+        for number in range(heads):
+            rig.state(head(1, name=f"name {number}", status="FINISHED" if number % 2 else "RUNNING"))
+        rig.uploader.channel.rests = lambda: False
+        rig.uploader.look()
+        await rig.delivered(within_s=MINUTE_S)
+        run = rig.run(run_key(1).id)
+        assert (run.name, run.status) == (f"name {heads - 1}", "FINISHED")
