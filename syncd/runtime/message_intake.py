@@ -24,15 +24,15 @@ from functools import partial
 from typing import Final, Protocol, TypeVar
 
 import structlog
-from tenacity import RetryCallState, wait_exponential, wait_random_exponential
 
 from syncd.core.messages.envelopes import Received
 from syncd.core.messages.statements import Ignored
-from syncd.errors import AuthFailed, DestinationError, JournalError, JournalFull, MessageRefused
+from syncd.errors import DestinationError, JournalError, JournalFull, MessageRefused
 from syncd.journal.inbox import Inbox, Taken
 from syncd.journal.partials import Partials
 from syncd.journal.refused_messages import KeptMessage, RefusedMessages
 from syncd.journal.spool import Spool
+from syncd.runtime.backoff import Backoff
 from syncd.runtime.clock import wall_ms_now
 from syncd.runtime.giving_back import GivingBack
 from syncd.runtime.message_reading import MessageReader, Read
@@ -49,8 +49,6 @@ FULL_RETRY_S: Final = 2.0
 TICK_S: Final = 1.0
 AT_STOP_S: Final = 5.0  # what takes longer comes again
 MOST_WARNED_TYPES: Final = 100
-BACKOFF: Final = wait_random_exponential(multiplier=0.25, max=60)
-AUTH_BACKOFF: Final = wait_exponential(multiplier=2, max=60)
 
 Announce = Callable[[Mapping[int, Collection[int]]], None]
 
@@ -155,10 +153,12 @@ class MessageIntake:
                 await self._record(f"receiving failed unexpectedly: {type(exc).__name__}: {exc}")
                 await asyncio.sleep(backoff.next_s(exc))
             else:
-                backoff = Backoff()
                 await self._record("")
                 if messages:
+                    backoff = Backoff()
                     await committed.put(await self._commit(messages))
+                else:
+                    backoff.note_connected()
 
     async def _room(self) -> None:
         """Wait until the journal has room."""
@@ -367,21 +367,6 @@ class MessageIntake:
         self._partials.committed()
         self._spool.discard([kept for kept in read.kept if kept.root not in taken.roots])
         return Committed(taken, ignored_types=_ignored_types([read]))
-
-
-class Backoff:
-    """How long to wait after failures in a row."""
-
-    def __init__(self) -> None:
-        self._state = RetryCallState(None, None, (), {})  # type: ignore[arg-type]
-
-    def next_s(self, error: BaseException) -> float:
-        """Return the seconds to wait after one more failure."""
-        wait = AUTH_BACKOFF if isinstance(error, AuthFailed) else BACKOFF
-        seconds = wait(self._state)
-        self._state.attempt_number += 1
-        wished_s = getattr(error, "retry_after_s", None) or 0.0
-        return max(seconds, wished_s)
 
 
 def _unexpected(exc: Exception) -> MessageRefused:
