@@ -5,7 +5,8 @@ The HTTP server calls ``answer`` for each request; ``MessageIntake`` reads the s
 Rules
 -----
 1. 2xx is said only after ``complete``: whoever sent it may then forget it.
-2. What is not from who it claims to be is answered 401 and counted; nothing of it is read.
+2. What is not from who it claims to be is answered 401 and counted, and logged once in ``WARN_AGAIN_S``; nothing of it
+   is read.
 3. What waits is bounded in number and bytes; beyond that, and where nobody reads, the answer is 503 with Retry-After.
 4. A request costs no timer and no task of its own: one timer watches whoever has waited longest.
 5. What comes while a batch is committed is the next batch: one commit answers everybody who sends side by side.
@@ -17,22 +18,28 @@ import asyncio
 import base64
 import binascii
 import hmac
+import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import structlog
+
 from syncd.core.messages.bounded_json import parse_bounded
 from syncd.core.webhook_signature import Signed, signed_of, wrong_with
 from syncd.errors import MessageRefused
 from syncd.sources.messages import Message
+
+log = structlog.get_logger(__name__)
 
 MOST_WAITING: Final = 1000
 MOST_WAITING_BYTES: Final = 64 * 1024 * 1024
 PATIENCE_S: Final = 20.0
 GATHER_S: Final = 0.001  # waited for more, while they are fewer than the last time and more are coming
 RETRY_AFTER_S: Final = 5
+WARN_AGAIN_S: Final = 60.0
 _STATUS_OF_REASON: Final = {"TooLarge": 413, "NotAllowed": 403, "NotSupported": 501}
 _SECRET: Final = frozenset({"authorization", "proxy-authorization", "cookie"})
 _NO_PROOF: Final = "the request does not prove where it comes from (signature, token or password)"
@@ -104,6 +111,7 @@ class WebhookSource:
         self._waiting: deque[Message] = deque()
         self._waiting_bytes = 0
         self._changed = asyncio.Event()
+        self._warned_s = -math.inf
         self._held = 0  # handed over and not settled
         self._together = 1  # as many came at once the last time
         self._unanswered: OrderedDict[object, float] = OrderedDict()  # until when each may wait, the oldest first
@@ -139,7 +147,7 @@ class WebhookSource:
             return _refusal(413, f"a message may have {self.most_bytes} bytes")
         wrong = self._wrong_with(request, signed)
         if wrong:
-            self.counts.unauthorized += 1
+            self._count_unauthorized(wrong)
             return _refusal(401, wrong)
         if request.method == "OPTIONS":
             return _handshake(request.headers)
@@ -148,6 +156,14 @@ class WebhookSource:
         if len(self._waiting) >= MOST_WAITING or self._waiting_bytes + len(request.body) > MOST_WAITING_BYTES:
             return self._put_off()
         return None
+
+    def _count_unauthorized(self, why: str) -> None:
+        self.counts.unauthorized += 1
+        now_s = self._wall_s()
+        if abs(now_s - self._warned_s) >= WARN_AGAIN_S:
+            self._warned_s = now_s
+            count = self.counts.unauthorized
+            log.warning("a request is not believed; others are only counted", source=self.name, reason=why, count=count)
 
     def _wrong_with(self, request: HookRequest, signed: Signed | None) -> str:
         credentials = self._credentials

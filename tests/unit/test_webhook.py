@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 
 import mlflow.webhooks.delivery
 import pytest
+import structlog
 from standardwebhooks.webhooks import Webhook
 
 from syncd.core.webhook_signature import WINDOW_S, key_of, sign
 from syncd.errors import MessageRefused
-from syncd.sources.webhook import Credentials, HookAnswer, HookRequest, WebhookSource
+from syncd.sources.webhook import WARN_AGAIN_S, Credentials, HookAnswer, HookRequest, WebhookSource
 
 NOW_S = 1_800_000_000.5
 SECRET = "whsec_" + base64.b64encode(b"thirty-two bytes of a good secret").decode()
@@ -111,6 +112,18 @@ async def test_other_requests_are_not_read(asked: HookRequest, why: str) -> None
     assert answer.status == 401
     assert why in answer.content["error"]
     assert (hook.counts.taken, hook.counts.unauthorized) == (0, 1)
+
+
+async def test_what_is_not_believed_is_logged_now_and_then() -> None:
+    now = [NOW_S]
+    hook = WebhookSource("hook", credentials=KEYS, most_bytes=1000, wall_s=lambda: now[0])
+    with structlog.testing.capture_logs() as logged:
+        for _ in range(3):
+            await answered(hook, request())
+        now[0] += WARN_AGAIN_S
+        await answered(hook, request())
+    assert [(one["source"], one["count"]) for one in logged] == [("hook", 1), ("hook", 4)]
+    assert "does not prove" in logged[0]["reason"]
 
 
 @pytest.mark.parametrize(
