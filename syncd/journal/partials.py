@@ -37,6 +37,7 @@ MOST_OPEN: Final = 10_000
 MOST_PIECES: Final = 1000
 # As long as Service Bus keeps a message by default: of a file of which nothing came for so long nothing is to come.
 EXPIRE_MS: Final = 14 * 24 * 3600 * 1000
+EXPIRE_LOOKS: Final = 24 * 3600  # a day, of one a second
 
 
 @dataclass(slots=True)
@@ -80,6 +81,7 @@ class Partials:
         self._source_id = source_id
         self._most_bytes = most_bytes
         self._files: dict[tuple[str, str, str], _File] = {}  # as they are once what was kept is committed
+        self._seen_old: dict[tuple[str, str, str], int] = {}
         self._begun: list[str] = []
         self._gone: list[str] = []
 
@@ -150,13 +152,18 @@ class Partials:
         return gone
 
     def expire(self) -> None:
-        """Give up files of which nothing has come for very long, and say so.
+        """Give up files of which nothing has come for very long, and say so. Call it while messages are received.
+
+        That a file is old is not enough, for the clock may have jumped, or syncd have been away and what is missing
+        wait with the broker: this must have seen it ``EXPIRE_LOOKS`` times since the start.
 
         Raises:
             JournalFull: nothing was given up.
         """
         before_ms = self._journal._wall_ms() - EXPIRE_MS
-        old = self._journal._fetch("old_partials", {"source_id": self._source_id, "before_ms": before_ms})
+        found = self._journal._fetch("old_partials", {"source_id": self._source_id, "before_ms": before_ms})
+        self._seen_old = {row[:3]: self._seen_old.get(row[:3], 0) + 1 for row in found}
+        old = [row for row in found if self._seen_old[row[:3]] > EXPIRE_LOOKS]
         if not old:
             return
         with self._journal._transaction("giving up files"):

@@ -277,7 +277,8 @@ class MessageIntake:
             self._announce(waiting)
             with contextlib.suppress(JournalFull):
                 await self._in_thread(self._spool.tidy)
-                await self._in_thread(self._partials.expire)
+                if not (self.error or self.paused or self._rests.is_resting("source", self.name)):
+                    await self._in_thread(self._partials.expire)
             for message in await self._in_thread(self._refused.to_retry):
                 self._follow_up(await self._patiently(lambda message=message: self._retry(message)))  # type: ignore[misc]
 

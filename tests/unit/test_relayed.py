@@ -605,7 +605,8 @@ def test_files_that_came_without_a_session_are_not_given_back(case: Case) -> Non
     assert case.partials.silent(begun_ms=case.clock.now_ms, silence_ms=1, most_doublings=1) == []
 
 
-def test_a_file_of_which_nothing_comes_is_given_up_and_named(case: Case) -> None:
+def test_a_file_of_which_nothing_comes_is_given_up_and_named(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partials_module, "EXPIRE_LOOKS", 0)
     case.keep(chunk(0, 400))
     case.clock.now_ms += partials_module.EXPIRE_MS
     case.partials.expire()
@@ -615,3 +616,18 @@ def test_a_file_of_which_nothing_comes_is_given_up_and_named(case: Case) -> None
     assert case.spooled() == 0
     assert case.problems() == ["of 1000 bytes 400 came, and no more for 14 days: they were given up"]
     assert case.partials.used_bytes() == 0
+
+
+def test_a_file_is_not_given_up_for_an_outage_nor_for_a_jump_of_the_clock(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partials_module, "EXPIRE_LOOKS", 2)
+    case.keep(chunk(0, 400))
+    for _ in range(3):
+        case.clock.now_ms += 2 * partials_module.EXPIRE_MS
+        case.partials.expire()
+        case.partials.expire()
+        case.clock.now_ms -= 2 * partials_module.EXPIRE_MS
+        case.partials.expire()
+    assert case.keep(chunk(400, 1000))[0].outcome == "whole"
+    assert case.files() == [CONTENT]
