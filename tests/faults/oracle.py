@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -230,12 +230,16 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each regular file below a folder, by relative path."""
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in _files(folder)
-        if path.is_file() and not path.is_symlink()
-    }
+    """Return the SHA-256 of each regular file below a folder, by relative path.
+
+    Where a server is writing, a file may be gone before it is read: it has another name then.
+    """
+    found = {}
+    for path in _files(folder):
+        with suppress(FileNotFoundError):
+            if path.is_file() and not path.is_symlink():
+                found[path.relative_to(folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
 
 
 # -- comparing ---------------------------------------------------------------------------------------------------------
