@@ -56,7 +56,7 @@ def _list(
     elif not journal_is_there:
         print(about.no_journal)
     elif not letters:
-        print("no dead letters: nothing was refused")
+        print("there are no dead letters")
     else:
         headings = ["id", "source", "destination", "of", "what", "size", "status", "when", "reason"]
         print_table(headings, [_row(letter) for letter in letters])

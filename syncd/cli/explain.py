@@ -81,7 +81,7 @@ def _ambiguous(arguments: argparse.Namespace, runs: Sequence[RunReport], count: 
         print_json("explain", {"run": arguments.run, "runs": [], "candidates": candidates, "candidate_count": count})
     print(f"syncd explain: {printable(arguments.run)!r} may be any of {count} runs:", file=sys.stderr)
     rows = [
-        [run.run_id, run.name or None, run.experiment or None, run.source, *_ids_there(run)]
+        [run.run_id, run.shown_name, run.experiment or None, run.source, *_ids_there(run)]
         for run in runs[:MOST_CANDIDATES]
     ]
     print_table(["run", "name", "experiment", "source", "id there"], rows, out=sys.stderr)
@@ -269,7 +269,8 @@ def _print_lines(about: Asked, content: Mapping[str, Any]) -> None:
 
 def _run_lines(about: Asked, content: Mapping[str, Any]) -> list[str]:
     name = f", {content['name']!r}" if content["name"] else ""
-    lines = [f"run {content['run_id']}{name}, of source {content['source']}"]
+    device = f" of device {content['device']}" if content["device"] else ""
+    lines = [f"run {content['run_id']}{name}{device}, of source {content['source']}"]
     if content["status"] is None:
         lines.append("  its source has not said yet what it is")
         return lines

@@ -52,7 +52,7 @@ def _print_runs(runs: Iterable[RunReport], delivering: set[int]) -> None:
 
 
 def _rows(run: RunReport, delivering: set[int]) -> Iterable[list[object]]:
-    begun: list[object] = [run.run_id, run.name or None, run.experiment or None, run.source]
+    begun: list[object] = [run.run_id, run.shown_name, run.experiment or None, run.source]
     for there in run.destinations:
         state = state_of(run, there, delivering=there.destination_id in delivering)
         yield [

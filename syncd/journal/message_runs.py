@@ -29,6 +29,7 @@ from syncd.core.messages.runs import (
     RunState,
     Stamped,
     decode_state,
+    device_of,
     first_values,
     gather,
     heads,
@@ -190,8 +191,8 @@ class RunStep:
 
     def _state(self, run: SubjectKey, before: RunState | None, state: RunState) -> None:
         """State a run's head, and whose it is, if that is new or has changed."""
-        device = _device_of(state)
-        if device and device != _device_of(before):
+        device = device_of(state)
+        if device and device != device_of(before):
             self._facts.add(TagsSet(run, {DEVICE: device}))
         experiment, head = heads(run.id, state, default_experiment=self._default_experiment)
         old = heads(run.id, before, default_experiment=self._default_experiment)[1] if before else None
@@ -232,10 +233,6 @@ class RunStep:
         heard = self._heard(subject_id)
         assert heard is not None, "a run that messages have spoken of"
         return SubjectKey("run", key), heard
-
-
-def _device_of(state: RunState | None) -> str:
-    return state.device[1] if state is not None and state.device is not None else ""
 
 
 def _two_values(run: SubjectKey, key: str, known: Stamped, said: Stamped) -> ProblemFound:

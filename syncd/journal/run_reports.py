@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from syncd.core.changes import decode_head
 from syncd.core.facts import ExperimentSeen, RunSeen
+from syncd.core.messages.runs import decode_state, device_of
 from syncd.journal.report import JournalReport
 
 _ALL = {"first": 0, "last": 2**62}
@@ -38,12 +39,16 @@ class RunOnDestination:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """A run of a source. ``head`` is None until its source has said what it is."""
+    """A run of a source. ``head`` is None until its source has said what it is.
+
+    ``device`` is whose run it is, where messages say that, else "".
+    """
 
     subject_id: int
     source: str
     run_id: str
     head: RunSeen | None
+    device: str
     experiment: str
     deleted: bool
     changed_ms: int
@@ -53,6 +58,11 @@ class RunReport:
     def name(self) -> str:
         """The run's name, or ""."""
         return self.head.name if self.head else ""
+
+    @property
+    def shown_name(self) -> str | None:
+        """The run's name for people, with its device; None if it has neither."""
+        return " ".join(part for part in (self.name, f"({self.device})" if self.device else "") if part) or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +93,7 @@ def runs(report: JournalReport, subject_id: int | None = None) -> Iterator[RunRe
             source=row["source"],
             run_id=row["key"],
             head=head,
+            device=device_of(decode_state(row["heard"])) if row["heard"] is not None else "",
             experiment=experiments.get(row["experiment_id"], ""),
             deleted=bool(row["deleted"]),
             changed_ms=row["changed_ms"],

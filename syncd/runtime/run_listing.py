@@ -22,6 +22,7 @@ def run_as_json(run: RunReport, delivering: set[int]) -> dict[str, Any]:
         "source": run.source,
         "run_id": run.run_id,
         "name": run.name,
+        "device": run.device or None,
         "experiment": run.experiment,
         "status": run.head.status if run.head else None,
         "start_time_ms": run.head.start_time_ms if run.head else None,

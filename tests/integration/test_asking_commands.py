@@ -19,7 +19,7 @@ import pytest
 from syncd.cli.main import main
 from syncd.core.changes import Again, Section, decode_head, encode_head, parse
 from syncd.core.facts import ModelSeen, ProblemFound, SubjectDeleted, SubjectKey, TagsDeleted
-from syncd.core.messages.statements import Command
+from syncd.core.messages.statements import Command, RunRef, RunStarted
 from syncd.errors import MessageRefused
 from syncd.journal import bindings, deliveries, overflow, participants, run_reports, subjects
 from syncd.journal.bindings import Binding
@@ -489,6 +489,20 @@ def test_a_source_of_messages_is_there_before_the_first_one(asker: Asker) -> Non
     counts = {"taken": 0, "repeated": 0, "ignored": 0, "refused": 0, "dead_letters": 0}
     assert asker.json("status")["messages"] == [{"source": "bus", "last_ms": None, **counts}]
     assert "\nmessages of bus, none yet\n  taken: 0," in asker.text("status")
+
+
+def test_runs_of_one_name_are_told_from_each_other_by_their_device(asker: Asker) -> None:
+    bus = Inbox(
+        asker.journal, participants.register_source(asker.journal, "bus"), InboxSettings(default_experiment="e")
+    )
+    for device in ("pump-4", "pump-5"):
+        started = RunStarted(run=RunRef(f"id-{device}", "night", device), time_ms=NOW_MS, start_time_ms=NOW_MS)
+        bus.take([Told(identity=device, statement=started)])
+    assert [run["device"] for run in asker.json("runs")["runs"]] == ["pump-4", "pump-5"]
+    assert "  night (pump-5)  " in asker.text("runs")
+    assert asker.text("explain id-pump-4").startswith("run id-pump-4, 'night' of device pump-4, of source bus\n")
+    code, _, err = asker.call("explain night")
+    assert (code, "  night (pump-4)  " in err) == (2, True)
 
 
 def test_what_a_message_has_paused_is_the_reason(asker: Asker) -> None:

@@ -65,6 +65,11 @@ def decode_state(text: str) -> RunState:
     return RunState(**known)
 
 
+def device_of(state: RunState | None) -> str:
+    """Return whose run it is, "" where nothing has said that."""
+    return state.device[1] if state is not None and state.device is not None else ""
+
+
 def merge(one: RunState, other: RunState) -> RunState:
     """Return what is known when both are; ``other`` was heard later."""
     return RunState(
