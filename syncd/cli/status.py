@@ -135,6 +135,9 @@ def _print_messages(about: Asked, messages: Mapping[str, Any]) -> None:
     print(f"\nmessages of {messages['source']}, {last}")
     counts = ("taken", "repeated", "ignored", "refused")
     print("  " + ", ".join(f"{name}: {messages[name]:,}" for name in counts))
+    if messages["files_in_part"]:
+        parts = f"{counted(messages['files_in_part'], 'file')} ({size_text(messages['bytes_in_part'])})"
+        print(f"  came in part: {parts}; sent on when the rest has come")
     if messages["dead_letters"]:
         print(f"  kept: {counted(messages['dead_letters'], 'dead letter')} (syncd dlq list{about.option})")
 

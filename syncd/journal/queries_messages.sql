@@ -75,7 +75,9 @@ SELECT source_id FROM message_count;
 
 -- name: message_counts
 SELECT src.name AS source, c.taken, c.repeated, c.ignored, c.refused, NULLIF(c.last_ms, 0) AS last_ms,
-(SELECT COUNT(*) FROM refused_message r WHERE r.source_id = c.source_id) AS dead_letters
+(SELECT COUNT(*) FROM refused_message r WHERE r.source_id = c.source_id) AS dead_letters,
+(SELECT COUNT(*) FROM partial p WHERE p.source_id = c.source_id AND p.held_bytes > 0) AS files_in_part,
+(SELECT COALESCE(SUM(held_bytes), 0) FROM partial p WHERE p.source_id = c.source_id) AS bytes_in_part
 FROM message_count c JOIN source src ON src.id = c.source_id ORDER BY src.name;
 
 -- name: add_foreign_event

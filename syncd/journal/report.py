@@ -102,7 +102,10 @@ class SinkReport:
 
 @dataclass(frozen=True, slots=True)
 class MessagesReport:
-    """What became of a source's messages: events taken, repeated and ignored; messages refused, and kept of them."""
+    """What became of a source's messages: events taken, repeated and ignored; messages refused, and kept of them.
+
+    ``files_in_part`` are files that another syncd relays and of which not all has come.
+    """
 
     source: str
     taken: int
@@ -111,6 +114,8 @@ class MessagesReport:
     refused: int
     last_ms: int | None
     dead_letters: int
+    files_in_part: int
+    bytes_in_part: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -487,6 +487,7 @@ def test_nothing_hinders_it(asker: Asker) -> None:
 def test_a_source_of_messages_is_there_before_the_first_one(asker: Asker) -> None:
     participants.register_message_source(asker.journal, "bus")
     counts = {"taken": 0, "repeated": 0, "ignored": 0, "refused": 0, "dead_letters": 0}
+    counts |= {"files_in_part": 0, "bytes_in_part": 0}
     assert asker.json("status")["messages"] == [{"source": "bus", "last_ms": None, **counts}]
     assert "\nmessages of bus, none yet\n  taken: 0," in asker.text("status")
 

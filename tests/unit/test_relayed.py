@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from syncd.cli.main import main
 from syncd.core.changes import Again, Change, Section, decode_artifact, merge_small
 from syncd.core.facts import (
     ExperimentSeen,
@@ -275,6 +276,15 @@ def test_a_batch_may_hold_all_chunks_twice_and_an_empty_file(case: Case) -> None
     assert outcomes == ["part", "whole", "known", "known", "whole", "known"]
     assert sorted(case.files()) == [b"", CONTENT]
     assert subjects.subject(case.journal, case.subject()).head == HEAD
+
+
+def test_what_came_in_part_is_counted(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    case.keep(chunk(0, 400), chunk(0, 100, path="other"))
+    main(["status", "--state-dir", str(case.state_dir)])
+    assert "came in part: 2 files (500 B)" in capsys.readouterr().out
+    case.keep(chunk(400, 1000), chunk(100, 1000, path="other"))
+    main(["status", "--state-dir", str(case.state_dir)])
+    assert "came in part" not in capsys.readouterr().out
 
 
 def test_what_was_not_committed_is_kept_again(case: Case) -> None:
