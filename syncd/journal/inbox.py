@@ -139,15 +139,19 @@ class Inbox:
         with self.journal._transaction("recording a problem"):
             FactIntake(self.journal, self.source_id, [], first_reading=False).add(ProblemFound(where, what))
 
-    def tick(self) -> Mapping[int, set[int]]:
+    def tick(self, *, listening_ms: int) -> Mapping[int, set[int]]:
         """State runs whose start was waited for long enough, and mark those that have been silent for too long.
+
+        ``listening_ms`` is for how long messages could be received without a break: who does not listen hears nothing.
 
         Raises:
             JournalFull: nothing was committed.
         """
         settings, now_ms = self._settings, self.journal._wall_ms()
         unstated = self._runs("unstated_runs", now_ms - settings.start_patience_ms)
-        silent = self._runs("silent_runs", now_ms - settings.stale_after_ms) if settings.stale_after_ms else []
+        silent: list[int] = []
+        if settings.stale_after_ms is not None and listening_ms >= settings.stale_after_ms:
+            silent = self._runs("silent_runs", now_ms - settings.stale_after_ms)
         if not unstated and not silent:
             return {}
 

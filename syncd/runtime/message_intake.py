@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -271,16 +272,25 @@ class MessageIntake:
             log.info("messages could not be settled; they come again and are known", source=self.name, error=str(error))
 
     async def _tick(self) -> None:
+        since_s = time.monotonic()
         while True:
             await asyncio.sleep(TICK_S)
-            waiting = await self._patiently(self._inbox.tick)
+            if not self._listens:
+                since_s = time.monotonic()
+            listening_ms = round(1000 * (time.monotonic() - since_s))
+            waiting = await self._patiently(partial(self._inbox.tick, listening_ms=listening_ms))
             self._announce(waiting)
             with contextlib.suppress(JournalFull):
                 await self._in_thread(self._spool.tidy)
-                if not (self.error or self.paused or self._rests.is_resting("source", self.name)):
+                if self._listens:
                     await self._in_thread(self._partials.expire)
             for message in await self._in_thread(self._refused.to_retry):
                 self._follow_up(await self._patiently(lambda message=message: self._retry(message)))  # type: ignore[misc]
+
+    @property
+    def _listens(self) -> bool:
+        """Whether messages can be received just now, as far as is known."""
+        return not (self.error or self.paused or self._rests.is_resting("source", self.name))
 
     # -- in the thread ---------------------------------------------------------------------------------------------
 

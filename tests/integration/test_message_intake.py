@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from tenacity import wait_fixed
 
 from syncd.configuration import DaemonSettings, MessageOptions, MlrunsSettings, destination_of_argument
 from syncd.core.filters import Filter
@@ -30,10 +31,11 @@ from syncd.journal import deliveries, participants
 from syncd.journal.dead_letters import retry
 from syncd.journal.inbox import Inbox
 from syncd.journal.journal import Journal
+from syncd.journal.message_runs import RunStep
 from syncd.journal.outbox import events_after
 from syncd.journal.refused_messages import KeptMessage, RefusedMessages
 from syncd.journal.report import JournalReport, LetterReport
-from syncd.runtime import lanes, message_intake
+from syncd.runtime import backoff, lanes, message_intake
 from syncd.runtime.message_assembly import MessageOpening
 from syncd.runtime.pipeline import Pipeline
 from syncd.sources.in_memory import InMemorySource
@@ -660,6 +662,32 @@ async def test_a_daemon_that_shares_a_queue_does_not_take_up_a_run_that_another_
         await two.settled()
         [found] = await asyncio.to_thread(one.runs)
         assert found.info.status == "FINISHED"
+
+
+async def test_a_run_is_not_silent_because_the_daemon_or_the_broker_was_away(
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backoff, "BACKOFF", wait_fixed(3.0))
+    marked: list[int] = []
+    mark_stale = RunStep.mark_stale
+
+    def marks(step: RunStep, subject_id: int, end_as: Any) -> None:
+        marked.append(subject_id)
+        mark_stale(step, subject_id, end_as)
+
+    monkeypatch.setattr(RunStep, "mark_stale", marks)
+    options = {"stale_after_s": 2.0, "end_stale_as": "KILLED"}
+    source = InMemorySource("bus")
+    source.put(event({"run": {"id": "r"}, "metrics": [point("m", 1, 1)]}))
+    async with running(tmp_path, mlflow_server, experiment, source, **options) as case:
+        await case.settled()
+    await asyncio.sleep(2.0)
+    source.put(event({"run": {"id": "r"}, "metrics": [point("m", 2, 2)]}))
+    source.failures.append(Transient("away"))
+    async with running(tmp_path, mlflow_server, experiment, source, **options) as case:
+        await case.until(lambda: source.unsettled == 0)
+        assert marked == []
+        await case.until(lambda: marked != [])
 
 
 async def test_a_silent_run_that_is_heard_of_again_goes_on(

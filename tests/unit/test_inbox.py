@@ -238,7 +238,7 @@ def test_a_run_is_stated_although_the_clock_went_back(case: Case) -> None:
     case.tell(logged(1))
     case.clock.now_ms -= 3_600_000
     case.tell(logged(2, run=RunRef("r-2")))
-    assert case.inbox.tick()
+    assert case.inbox.tick(listening_ms=60_000)
     assert (case.head() is None, case.head("r-2") is None) == (False, True)
     case.clock.now_ms -= 3_600_000
     case.tell(logged(3, run=RunRef("r-2")))
@@ -247,13 +247,13 @@ def test_a_run_is_stated_although_the_clock_went_back(case: Case) -> None:
 
 def test_a_run_without_a_start_is_stated_after_a_while(case: Case) -> None:
     case.tell(logged(time_ms=10))
-    assert case.inbox.tick() == {}
+    assert case.inbox.tick(listening_ms=60_000) == {}
     case.clock.now_ms += 2000
-    assert set(case.inbox.tick()) == set(case.destinations)
+    assert set(case.inbox.tick(listening_ms=60_000)) == set(case.destinations)
     head = case.head()
     assert head is not None
     assert (head.experiment.id, head.start_time_ms) == ("bus", 10)
-    assert case.inbox.tick() == {}
+    assert case.inbox.tick(listening_ms=60_000) == {}
     experiment = subjects.subject(case.journal, subjects.subject(case.journal, case.subject()).experiment_id or 0).head
     assert isinstance(experiment, ExperimentSeen)
     assert experiment.name == "bus"
@@ -264,7 +264,7 @@ def test_whose_a_run_is_is_a_tag_that_is_set_once(case: Case) -> None:
     case.tell(logged(1, run=pump, time_ms=10), logged(2, run=pump, time_ms=20))
     assert case.changes(Section.SMALL) == []  # nothing is stated of a run whose start is waited for
     case.clock.now_ms += 2000
-    case.inbox.tick()
+    case.inbox.tick(listening_ms=60_000)
     case.tell(logged(3, run=RunRef("r-1", "night", "pump-5"), time_ms=30), logged(4, run=pump, time_ms=5))
     [change] = case.changes(Section.SMALL)
     assert merge_small([change]).tags == {"syncd.device": "pump-4"}
@@ -297,7 +297,7 @@ def test_what_contradicts_is_named(case: Case) -> None:
     case.tell(logged(params={"lr": "1"}, time_ms=10))
     case.tell(logged(params={"lr": "2"}, time_ms=20), logged(params={"lr": "1"}, time_ms=30))
     case.clock.now_ms += 2000
-    case.inbox.tick()
+    case.inbox.tick(listening_ms=60_000)
     case.tell(started(5, experiment="vision"))
     problems = {where: what for _, where, what in participants.problems(case.journal)}
     assert problems["run r-1, param lr"] == "messages say two values; '1' counts, which was said before '2'"
@@ -321,8 +321,8 @@ def test_a_silent_run_is_marked_and_ends_only_where_that_is_wanted(tmp_path: Pat
         case = Case(tmp_path / str(end_as), stale_after_ms=60_000, end_stale_as=end_as)
         case.tell(started(5), logged(time_ms=1_700_000_000_123))
         case.clock.now_ms += 60_000
-        assert case.inbox.tick()
-        assert case.inbox.tick() == {}
+        assert case.inbox.tick(listening_ms=60_000)
+        assert case.inbox.tick(listening_ms=60_000) == {}
         head = case.head()
         assert head is not None
         assert head.status == status
@@ -335,14 +335,23 @@ def test_a_silent_run_is_marked_and_ends_only_where_that_is_wanted(tmp_path: Pat
         assert (head.status, head.end_time_ms) == ("RUNNING", None)
         assert merge_small(case.changes(Section.SMALL)).untag == (LAST_ACTIVITY,)
         case.clock.now_ms += 60_000
-        assert case.inbox.tick()
+        assert case.inbox.tick(listening_ms=60_000)
         case.tell(ended(1_700_000_000_150, status="FINISHED"))
         head = case.head()
         assert head is not None
         assert (head.status, head.end_time_ms) == ("FINISHED", 1_700_000_000_150)
         case.clock.now_ms += 60_000
-        assert case.inbox.tick() == {}
+        assert case.inbox.tick(listening_ms=60_000) == {}
         case.journal.close()
+
+
+def test_nobody_is_silent_while_nobody_listens(tmp_path: Path) -> None:
+    case = Case(tmp_path, stale_after_ms=60_000, end_stale_as="KILLED")
+    case.tell(started(5))
+    case.clock.now_ms += 600_000
+    assert case.inbox.tick(listening_ms=59_999) == {}
+    assert case.inbox.tick(listening_ms=60_000)
+    case.journal.close()
 
 
 @pytest.mark.parametrize("time_ms", [-(2**63), -62_135_596_800_001, 253_402_300_800_000, 2**63 - 1])
@@ -350,7 +359,7 @@ def test_a_run_that_was_heard_of_in_a_year_that_cannot_be_written_is_marked(tmp_
     case = Case(tmp_path, stale_after_ms=60_000, end_stale_as="KILLED")
     case.tell(started(time_ms))
     case.clock.now_ms += 60_000
-    assert case.inbox.tick()
+    assert case.inbox.tick(listening_ms=60_000)
     year = merge_small(case.changes(Section.SMALL)).tags[LAST_ACTIVITY][:4]
     assert year == ("0001" if time_ms < 0 else "9999")
     case.journal.close()
