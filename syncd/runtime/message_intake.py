@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol, TypeVar
@@ -142,10 +142,11 @@ class MessageIntake:
     async def _receive_and_commit(self, committed: asyncio.Queue[Committed]) -> None:
         backoff = Backoff()
         while True:
-            await self._rests.over("source", self.name)
+            if self._rests.is_resting("source", self.name):
+                await self._rest(committed)
             await self._room()
             try:
-                messages = await self.source.receive(most=BATCH_MESSAGES, most_bytes=BATCH_BYTES)
+                messages = await self._rests.awake("source", self.name, self._receive)
             except DestinationError as error:
                 await self._record(str(error))
                 await asyncio.sleep(backoff.next_s(error))
@@ -154,12 +155,24 @@ class MessageIntake:
                 await self._record(f"receiving failed unexpectedly: {type(exc).__name__}: {exc}")
                 await asyncio.sleep(backoff.next_s(exc))
             else:
+                if messages is None:
+                    continue
                 await self._record("")
                 if messages:
                     backoff = Backoff()
                     await committed.put(await self._commit(messages))
                 else:
                     backoff.note_connected()
+
+    def _receive(self) -> Awaitable[Sequence[Message]]:
+        return self.source.receive(most=BATCH_MESSAGES, most_bytes=BATCH_BYTES)
+
+    async def _rest(self, committed: asyncio.Queue[Committed]) -> None:
+        """Give back what is not committed, so that others may have it, and wait until the source is resumed."""
+        await committed.join()
+        with contextlib.suppress(DestinationError):
+            await self.source.close()
+        await self._rests.over("source", self.name)
 
     async def _room(self) -> None:
         """Wait until the journal has room."""
@@ -254,6 +267,7 @@ class MessageIntake:
         while True:
             await self._settle(await committed.get())
             self._unsettled.popleft()
+            committed.task_done()
 
     async def _settle_the_rest(self) -> None:
         """Settle what is committed at a stop: what has no identity would come again as if it were new."""

@@ -130,6 +130,19 @@ async def test_what_is_refused_goes_and_what_is_released_comes_again(broker: Bro
     assert await bodies_left(broker, place) == []
 
 
+async def test_a_source_that_was_closed_is_received_from_again(broker: BrokerUnderTest, place: str) -> None:
+    source = broker.source(place)
+    await broker.send(place, [b"a"])
+    async with asyncio.timeout(PATIENCE_S):
+        await received(source, 1)
+        await source.close()
+        [again] = await received(source, 1)
+        assert again.body == b"a"
+        await source.complete([again])
+    await source.close()
+    assert await bodies_left(broker, place) == []
+
+
 async def test_many_are_refused_as_fast_as_one(broker: BrokerUnderTest, place: str) -> None:
     source = broker.source(place)
     await broker.send(place, [b"%d" % number for number in range(100)])

@@ -452,6 +452,34 @@ async def test_commands_that_are_allowed_are_obeyed(
         assert run.data.metrics == {"m": 1.0}
 
 
+async def test_a_source_that_rests_takes_nothing_and_holds_nothing(
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str
+) -> None:
+    gave_back = asyncio.Event()
+
+    class Source(InMemorySource):
+        async def close(self) -> None:
+            await super().close()
+            gave_back.set()
+
+    def told(case: Case, statement: str) -> None:
+        with case.pipeline.journal.journal._transaction("told by another source"):
+            case.pipeline.journal.journal._connection.execute(statement)
+        case.pipeline.rests.look()
+
+    async with running(tmp_path, mlflow_server, experiment, Source("bus")) as case:
+        case.source.put(event({"run": {"id": "r"}, "metrics": {"m": 1}}))
+        await case.settled()
+        told(case, "INSERT INTO pause (kind, name, source, at_ms) VALUES ('source', 'bus', 'other', 1)")
+        await asyncio.wait_for(gave_back.wait(), DEADLINE_S)
+        case.source.put(event({"run": {"id": "r"}, "metrics": {"m": 2}}))
+        await asyncio.sleep(0.2)
+        assert (len(case.source.completed), case.source.unsettled) == (1, 1)
+        told(case, "DELETE FROM pause")
+        await case.settled()
+        assert len(case.source.completed) == 2
+
+
 async def test_a_refused_message_is_taken_when_it_is_tried_again(
     tmp_path: Path, mlflow_server: RunningMlflow, experiment: str
 ) -> None:
