@@ -48,6 +48,9 @@ UPDATE message_run SET stated = 1 WHERE subject_id = :subject_id;
 SELECT subject_id FROM message_run
 WHERE source_id = :source_id AND ended = 0 AND stale = '' AND stated = 1 AND heard_ms <= :before_ms LIMIT 1000;
 
+-- name: stale_as
+SELECT stale FROM message_run WHERE subject_id = :subject_id;
+
 -- name: mark_stale
 UPDATE message_run SET stale = :stale WHERE subject_id = :subject_id;
 

@@ -165,6 +165,11 @@ def is_reopened(journal: Journal, subject_id: int) -> bool:
     return bool(journal._one("relayed", {"subject_id": subject_id, "section": "head"}) == REOPENED)
 
 
+def is_ended_for_silence(journal: Journal, subject_id: int) -> bool:
+    """Return whether a run is taken to have ended because no message was heard of it."""
+    return bool(journal._one("stale_as", {"subject_id": subject_id}) not in (None, "", "stale"))
+
+
 def order_of_head(journal: Journal, subject_id: int) -> int | None:
     """Return the order of the latest word about how a subject stands; None if it is not relayed."""
     order: int | None = journal._one("order_of_head", {"subject_id": subject_id})

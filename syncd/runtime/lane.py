@@ -26,7 +26,7 @@ from syncd.errors import OverLimit, Rejected
 from syncd.journal import deliveries
 from syncd.journal.bindings import Binding
 from syncd.journal.dead_letters import DeadLetter
-from syncd.journal.relayed import is_reopened, order_of_head
+from syncd.journal.relayed import is_ended_for_silence, is_reopened, order_of_head
 from syncd.journal.subjects import Subject
 from syncd.runtime.artifacts import ArtifactDelivery, ArtifactUpload
 from syncd.runtime.channel import Channel
@@ -206,17 +206,18 @@ class Lane:
         """Whether others knew more of a run than messages say here, and say that it goes on.
 
         That is another daemon of a shared source, which may have come back after it was killed, or another source; a
-        message that adds to a run does not take it up again.
+        message that adds to a run does not take it up again. And a run that is silent here may be heard of there.
         """
         if self._is_told and head.origin:
             return await self._is_outdated(binding, marking=True)
-        others = self._is_shared or binding.adopted
-        if not (self._is_told and others) or head.status in TERMINAL_STATUSES:
+        if not (self._is_told and (self._is_shared or binding.adopted)):
             return False
-        if await self._channel.journal.do(is_reopened, self._subject_id):
+        has_ended = head.status in TERMINAL_STATUSES
+        doubted = is_ended_for_silence if has_ended else is_reopened
+        if await self._channel.journal.do(doubted, self._subject_id) is not has_ended:
             return False
         there = await self._channel.courier.call(lambda: self._channel.reader.run(binding.remote_id))
-        return there.status in TERMINAL_STATUSES
+        return there.status in TERMINAL_STATUSES or (has_ended and _is_heard(head, there, now_ms=self._wall_ms()))
 
     async def _is_outdated(self, binding: Binding, *, marking: bool) -> bool:
         """Whether another gateway has brought a later word about how the run stands; else, ``marking``, leave a mark.
@@ -300,6 +301,12 @@ class Lane:
         request: SetExperimentTags | SetModelTags | FinalizeModel | LogModelParams | LogBatch | UpdateRun | DeleteRun,
     ) -> None:
         await self._channel.courier.call(lambda: self._channel.destination.send(request))
+
+
+def _is_heard(head: RunSeen, there: RemoteRun, *, now_ms: int) -> bool:
+    """Whether the run has a point there that is nearer to now than to its last message here: clocks differ a little."""
+    last_ms = max((timestamp_ms for _, timestamp_ms, _ in there.latest.values()), default=0)
+    return last_ms - (head.end_time_ms or 0) > abs(now_ms - last_ms)
 
 
 def _is_end(heads: list[Change]) -> bool:

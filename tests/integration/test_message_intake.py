@@ -692,6 +692,27 @@ async def test_a_daemon_that_shares_a_queue_does_not_take_up_a_run_that_another_
         assert found.info.status == "FINISHED"
 
 
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_run_of_which_another_daemon_hears_is_not_ended_for_silence(
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str, ends: bool
+) -> None:
+    options = {"options_of": SharedOptions, "end_stale_as": "KILLED"}
+    async with (
+        running(tmp_path / "1", mlflow_server, experiment, stale_after_s=1.0, **options) as one,
+        running(tmp_path / "2", mlflow_server, experiment, stale_after_s=1000.0, **options) as other,
+    ):
+        run, now_ms = {"run": {"id": "r"}}, round(time.time() * 1000)
+        other.source.put({**run, "metrics": {"m": 2}, "timestamp": now_ms})
+        if ends:
+            other.source.put(event(run, of="run.end"))
+        await other.until(lambda: [one.data.metrics for one in other.runs()] == [{"m": 2.0}])
+        await other.settled()
+        one.source.put({**run, "tags": {"a": "b"}}, sent_ms=now_ms - 60_000)
+        await one.until(lambda: "syncd.last_activity" in one.runs()[0].data.tags)
+        await one.settled()
+        assert [one.info.status for one in one.runs()] == ["FINISHED" if ends else "RUNNING"]
+
+
 async def test_a_run_is_not_silent_because_the_daemon_or_the_broker_was_away(
     tmp_path: Path, mlflow_server: RunningMlflow, experiment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
