@@ -47,9 +47,11 @@ IDENTITIES_MS: Final = 14 * 24 * 3600 * 1000  # the longest that Service Bus kee
 PRUNE_AFTER: Final = 1000
 PRUNED_AT_ONCE: Final = 5000
 FOREIGN_EVENTS: Final = 10_000
-# No broker has so many messages under way that are committed and not settled (of MQTT 5, 250: ``brokers.mqtt_client``):
-# what has been known for longer is another one's.
+# What so many others have followed, and what was known for so long when the last of them came, has been settled. Both:
+# one message may have any number of events, and the clock may have jumped.
 MOST_UNSETTLED: Final = 1000
+UNSETTLED_MS: Final = 10 * 60 * 1000
+EVER: Final = 2**62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,8 +220,13 @@ class Inbox:
     def _new(self, told: Sequence[Told], taken: Taken) -> list[Told]:
         """Remember the identities of events, and return the events that were not known."""
         digests = [b"" if isinstance(one.statement, KeptChunk) else _digest(one.identity) for one in told]
-        self._forget_returned([(one, digest) for one, digest in zip(told, digests, strict=True) if one.returns])
-        unseen = self._remember(dict.fromkeys(digest for digest in digests if digest))
+        [before] = self.journal._run("newest_in_inbox").fetchone()
+        unseen = self._remember(dict.fromkeys(digest for digest in digests if digest), after=before)
+        pairs = zip(told, digests, strict=True)
+        returned = {digest: one.again for one, digest in pairs if one.returns and digest not in unseen}
+        if returned:
+            self._forget_settled(returned, up_to=before)
+            unseen = self._remember(returned, after=before)
         new = []
         for one, digest in zip(told, digests, strict=True):
             if isinstance(one.statement, KeptChunk):  # what is there of its file says whether it is known
@@ -235,21 +242,19 @@ class Inbox:
                 new.append(one)
         return new
 
-    def _forget_returned(self, returning: Sequence[tuple[Told, bytes]]) -> None:
-        """Forget identities that other events have by now: whoever had them long ago, or before, has been settled."""
-        self.journal._many("forget_identity", [(self.source_id, digest) for one, digest in returning if not one.again])
-        again = [digest for one, digest in returning if one.again]
-        if again:
-            recent = {"source_id": self.source_id, "recent": MOST_UNSETTLED}
-            since = self.journal._run("recent_in_inbox", recent).fetchone()[0] or 0
-            self.journal._many("forget_identity_before", [(self.source_id, digest, since) for digest in again])
+    def _forget_settled(self, returned: Mapping[bytes, bool], *, up_to: int) -> None:
+        """Forget identities that other events have by now; what comes ``again`` may be one of not long ago."""
+        last = {"source_id": self.source_id, "up_to": up_to}
+        last_seq, last_ms = self.journal._run("last_of_source", last).fetchone()
+        of_old = (last_seq - MOST_UNSETTLED, last_ms - UNSETTLED_MS)
+        bounds = ((digest, *(of_old if again else (up_to, EVER))) for digest, again in returned.items())
+        self.journal._many("forget_identity", [(self.source_id, *bound) for bound in bounds])
 
-    def _remember(self, digests: Collection[bytes]) -> set[bytes]:
-        """Add identities to the inbox; return those that were not there."""
+    def _remember(self, digests: Collection[bytes], *, after: int) -> set[bytes]:
+        """Add identities to the inbox; return those that were not there when ``after`` was the last one."""
         now_ms = self.journal._wall_ms()
-        [before] = self.journal._run("newest_in_inbox").fetchone()
         self.journal._many("add_to_inbox", [(self.source_id, digest, now_ms) for digest in digests])
-        return {row[0] for row in self.journal._run("inbox_after", {"seq": before})}
+        return {row[0] for row in self.journal._run("inbox_after", {"seq": after})}
 
     def _note(self, statement: Statement, taken: Taken) -> None:
         match statement:

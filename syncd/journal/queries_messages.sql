@@ -4,14 +4,11 @@
 INSERT INTO inbox (source_id, digest, at_ms) VALUES (?, ?, ?) ON CONFLICT (source_id, digest) DO NOTHING;
 
 -- name: forget_identity
-DELETE FROM inbox WHERE source_id = ? AND digest = ?;
+DELETE FROM inbox WHERE source_id = ? AND digest = ? AND seq <= ? AND at_ms <= ?;
 
--- name: forget_identity_before
-DELETE FROM inbox WHERE source_id = ? AND digest = ? AND seq < ?;
-
--- The first of the latest identities of a source.
--- name: recent_in_inbox
-SELECT MIN(seq) FROM (SELECT seq FROM inbox WHERE source_id = :source_id ORDER BY seq DESC LIMIT :recent);
+-- The plus keeps SQLite from sorting all that its index has of the source.
+-- name: last_of_source
+SELECT seq, at_ms FROM inbox WHERE +source_id = :source_id AND seq <= :up_to ORDER BY seq DESC LIMIT 1;
 
 -- name: newest_in_inbox
 SELECT COALESCE(MAX(seq), 0) FROM inbox;

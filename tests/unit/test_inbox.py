@@ -142,6 +142,7 @@ def test_an_identity_that_returns_is_known_while_its_event_may_be_unsettled(
 ) -> None:
     """A sensor says the same for days: each packet identifier has had that content before."""
     monkeypatch.setattr(inbox_module, "MOST_UNSETTLED", 3)
+    monkeypatch.setattr(inbox_module, "UNSETTLED_MS", 0)
     same = {"identity": "content", "repeatable": True, "returns": True}
     case.tell(logged(1), **same)
     for step in (2, 3, 4):
@@ -158,6 +159,22 @@ def test_an_identity_that_returns_is_known_while_its_event_may_be_unsettled(
     for step in range(13, 20):
         case.tell(logged(step))
     assert case.tell(logged(12), identity="other", repeatable=True, again=True).repeated == 1
+
+
+def test_what_returns_and_was_under_way_is_known_however_many_events_a_message_has(case: Case) -> None:
+    """The daemon is killed between commit and acknowledgement, and starts again days later."""
+
+    def other(step: int) -> Told:
+        return Told(identity=f"other {step}", statement=logged(step))
+
+    events = [Told(identity=f"{step}", statement=logged(step), repeatable=True, returns=True) for step in range(3000)]
+    assert case.inbox.take(events).taken == 3000
+    case.clock.now_ms += 3 * 24 * 3600 * 1000
+    again = [replace(one, again=True) for one in events]
+    assert (case.inbox.take(again[:1000]).taken, case.inbox.take([*again[1000:], other(9000)]).taken) == (0, 1)
+    case.clock.now_ms += 3 * 24 * 3600 * 1000
+    case.inbox.take([other(step) for step in range(9001, 10_001)])
+    assert case.inbox.take(again[:7]).taken == 7
 
 
 def test_of_one_batch_those_that_are_new_are_taken_in_their_order(case: Case) -> None:
