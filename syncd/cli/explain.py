@@ -208,6 +208,8 @@ def _reasons_of_run(run: RunReport, there: RunOnDestination, in_motion: Sequence
         found.append("its source has not said yet what this run is (its own record is missing or not readable)")
     elif there.note:
         found.append(f"last noted: {there.note}")
+    elif not there.changes_waiting and run.came_in_messages:
+        found.append("its messages came before this destination was configured, and cannot be read again")
     elif not there.changes_waiting:
         found.append("the source has not been read for this destination yet; it is once syncd runs")
     return [*found, *in_motion]

@@ -269,7 +269,8 @@ SELECT COUNT(*) FROM overflow WHERE destination_id = :destination_id AND value I
 
 -- Runs of the sources with the subject ids of a range (one run, or all), described or not yet.
 -- name: run_heads
-SELECT s.id, src.name AS source, s.key, s.head, s.parent_key, s.deleted, s.changed_ms, s.experiment_id, m.state AS heard
+SELECT s.id, src.name AS source, s.key, s.head, s.parent_key, s.deleted, s.changed_ms, s.experiment_id, m.state AS heard,
+EXISTS (SELECT 1 FROM message_count c WHERE c.source_id = s.source_id) AS came_in_messages
 FROM subject s JOIN source src ON src.id = s.source_id LEFT JOIN message_run m ON m.subject_id = s.id
 WHERE s.kind = 'run' AND s.id BETWEEN :first AND :last ORDER BY s.id;
 

@@ -41,7 +41,7 @@ class RunOnDestination:
 class RunReport:
     """A run of a source. ``head`` is None until its source has said what it is.
 
-    ``device`` is whose run it is, where messages say that, else "".
+    ``device`` is whose run it is, where messages say that, else "". What ``came_in_messages`` cannot be read again.
     """
 
     subject_id: int
@@ -52,6 +52,7 @@ class RunReport:
     experiment: str
     deleted: bool
     changed_ms: int
+    came_in_messages: bool
     destinations: tuple[RunOnDestination, ...]
 
     @property
@@ -97,6 +98,7 @@ def runs(report: JournalReport, subject_id: int | None = None) -> Iterator[RunRe
             experiment=experiments.get(row["experiment_id"], ""),
             deleted=bool(row["deleted"]),
             changed_ms=row["changed_ms"],
+            came_in_messages=bool(row["came_in_messages"]),
             destinations=tuple(stands[row["id"]]),
         )
 

@@ -506,6 +506,16 @@ def test_runs_of_one_name_are_told_from_each_other_by_their_device(asker: Asker)
     assert (code, "  night (pump-4)  " in err) == (2, True)
 
 
+def test_messages_are_not_read_again_for_a_destination_that_came_later(asker: Asker) -> None:
+    source = participants.register_message_source(asker.journal, "bus")
+    started = RunStarted(run=RunRef("id", "night"), time_ms=NOW_MS, start_time_ms=NOW_MS)
+    Inbox(asker.journal, source, InboxSettings(default_experiment="e")).take([Told(identity="1", statement=started)])
+    participants.register_destinations(asker.journal, {"near": "http://near:5000/", "late": "http://late:5000/"})
+    [run] = asker.json("explain id")["runs"]
+    [late] = [one for one in run["destinations"] if one["destination"] == "late"]
+    assert "its messages came before this destination was configured, and cannot be read again" in late["reasons"]
+
+
 def test_what_a_message_has_paused_is_the_reason(asker: Asker) -> None:
     asker.add(experiment(), head(1), points(1, [1]))
     participants.destination_up(asker.journal, asker.near)
