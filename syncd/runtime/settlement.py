@@ -113,9 +113,8 @@ class Settlement:
             await self.flush()
         return heads
 
-    async def let_all_go(self, *, up_to: int = EVER, before_ms: int = EVER) -> bool:
-        """Settle, unsent, what waits up to a change and was stated before a time; return whether anything did."""
-        moved = False
+    async def let_all_go(self, *, up_to: int = EVER, before_ms: int = EVER) -> None:
+        """Settle, unsent, what waits up to a change and was stated before a time."""
         for section in Section:
             while changes := await self.pending(section):
                 past = [change.seq for change in changes if change.seq <= up_to and change.at_ms < before_ms]
@@ -123,8 +122,6 @@ class Settlement:
                     break
                 await self.add(section, past)
                 await self.flush()
-                moved = True
-        return moved
 
     async def note(self, text: str) -> None:
         """Record why nothing of the subject goes on just now, "" when it does."""
@@ -137,14 +134,23 @@ class Settlement:
             Whether anything is left.
         """
         self.let_go()
-        let_go = await self.let_all_go(before_ms=before_ms) or await self.was_left_out()
-        left = before_ms < EVER and any([await self.pending(section, limit=1) for section in Section])
-        await self.note(FILTERED if let_go or not left else HELD)
-        return left
+        oldest_ms = [change.at_ms for section in Section for change in await self.pending(section, limit=1)]
+        if before_ms == EVER or any(at_ms < before_ms for at_ms in oldest_ms):
+            await self.note(FILTERED)  # before anything goes: after a kill nobody would know that something has
+            await self.let_all_go(before_ms=before_ms)
+        elif oldest_ms and await self._noted() != FILTERED:
+            await self.note(HELD)
+        return before_ms < EVER and any([await self.pending(section, limit=1) for section in Section])
 
     async def was_left_out(self) -> bool:
-        """Return whether the destination did not want it before."""
-        return await self._channel.journal.do(deliveries.note_of, self._channel.id, self._subject_id) == FILTERED
+        """Return whether the destination did not want it before; now it does, and what it was held for has come."""
+        noted = await self._noted()
+        if noted == HELD:
+            await self.note("")
+        return noted == FILTERED
+
+    async def _noted(self) -> str:
+        return await self._channel.journal.do(deliveries.note_of, self._channel.id, self._subject_id)
 
     async def take_up(self, subject: Subject, binding: Binding) -> Binding:
         """Begin with what was left out before: its changes were let go, so its source states it whole again.

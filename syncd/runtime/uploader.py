@@ -60,6 +60,7 @@ class Uploader:
         self._lane_ended = asyncio.Event()
         self.faults: dict[int, str] = {}
         self._gathering: set[int] = set()  # points that make a segment later, and what is held: news have it looked at
+        self._held: set[int] = set()  # may be wanted soon
         self._unmoved: set[int] = set()  # what waits for another fact, which may never come
 
     def look(self) -> None:
@@ -77,6 +78,7 @@ class Uploader:
         for subject in subjects:
             if subject in self._gathering:
                 self._gathering.discard(subject)
+                self._held.discard(subject)
                 self._due.pop(subject, None)
             if since_s == LONG_AGO_S and subject not in self.faults:
                 self._due[subject] = due_s
@@ -85,7 +87,7 @@ class Uploader:
         self._changed.set()
 
     async def idle(self) -> None:
-        """Have everything sent now, and wait until nothing waits for this destination but what keeps failing."""
+        """Have everything sent now, and wait until nothing waits for this destination but what is to stay."""
         self.channel.hurries = True
         for subject in self._gathering & self._due.keys():
             self._due[subject] = time.monotonic()
@@ -112,9 +114,13 @@ class Uploader:
             while True:
                 self._changed.clear()
                 wait_s = self._start_lanes(lanes)
-                if not self._running and (self.channel.rests() or not self._due.keys() - self.faults.keys()):
+                if not self._running and (self.channel.rests() or not self._due.keys() - self._staying()):
                     self._idle.set()
                 await self._wait(wait_s)
+
+    def _staying(self) -> set[int]:
+        """Return what stays in the journal where nothing more is to come: it keeps failing, or may be wanted soon."""
+        return self._held | self.faults.keys()
 
     def _start_lanes(self, lanes: asyncio.TaskGroup) -> float | None:
         """Start what is due and has room; return the seconds until the next one is due, None for none."""
@@ -152,6 +158,7 @@ class Uploader:
             outcome = await lane.run()
             await self._overcome(subject)
             self._unmoved.discard(subject)
+            self._held.discard(subject)
             if outcome is Outcome.LATER:
                 later_s = 0.0 if self.channel.hurries and lane.gathers else lane.later_s
                 self._due.setdefault(subject, time.monotonic() + later_s)
@@ -161,8 +168,8 @@ class Uploader:
                     self._unmoved.add(subject)
             elif outcome is Outcome.HELD:
                 self._due.setdefault(subject, time.monotonic() + HELD_LOOK_S)
-                self._gathering.add(subject)
-                self._unmoved.add(subject)
+                for noted in (self._gathering, self._unmoved, self._held):
+                    noted.add(subject)
         except JournalError:
             raise
         except AuthFailed as error:

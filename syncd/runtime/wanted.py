@@ -26,7 +26,7 @@ async def may_be_wanted_soon(channel: Supply, subject: Subject) -> bool:
 
     They may be told in the next message; and what is let go of a message cannot be read again.
     """
-    told_once = subject.source_id in channel.told_once and not channel.hurries
+    told_once = subject.source_id in channel.told_once
     return told_once and isinstance(subject.head, RunSeen) and await _is_experiment_wanted(channel, subject)
 
 

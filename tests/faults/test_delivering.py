@@ -703,6 +703,27 @@ async def test_a_model_whose_head_was_settled_unsent_gets_its_status(tmp_path: P
 
 
 @virtually
+async def test_a_daemon_that_is_killed_while_it_leaves_a_run_out_knows_that_it_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake, went, let_go = FakeDestination(), asyncio.Event(), Settlement.let_all_go
+
+    async def let_go_until_killed(settlement: Settlement, **bounds: int) -> None:
+        await let_go(settlement, **bounds)
+        went.set()
+        await asyncio.Event().wait()
+
+    async with Delivering(tmp_path, fake, filter=Filter(run_names=("other",))) as rig:
+        monkeypatch.setattr(Settlement, "let_all_go", let_go_until_killed)
+        rig.state(head(1))
+        await went.wait()
+    async with Delivering(tmp_path, fake) as rig:
+        rig.state(experiment(), points(1, [1]))
+        await rig.delivered(within_s=MINUTE_S)
+        assert rig.read_again == [run_key(1).id]
+
+
+@virtually
 async def test_a_model_with_more_params_than_a_create_takes(tmp_path: Path) -> None:
     async with Delivering(tmp_path) as rig:
         many = {f"p{number}": str(number) for number in range(350)}

@@ -35,7 +35,7 @@ from syncd.journal.message_runs import RunStep
 from syncd.journal.outbox import events_after
 from syncd.journal.refused_messages import KeptMessage, RefusedMessages
 from syncd.journal.report import JournalReport, LetterReport
-from syncd.runtime import backoff, lanes, message_intake
+from syncd.runtime import backoff, lanes, message_intake, settlement
 from syncd.runtime.message_assembly import MessageOpening
 from syncd.runtime.pipeline import Pipeline
 from syncd.sources.in_memory import InMemorySource
@@ -67,6 +67,10 @@ class Case:
         """Wait until no message waits and everything was delivered."""
         await self.until(lambda: self.source.unsettled == 0)
         await self.until(lambda: self.everything_is_there())
+
+    def notes(self) -> list[str]:
+        """Return why runs and others do not move on."""
+        return [row[0] for row in self.pipeline.journal.journal._connection.execute("SELECT note FROM progress")]
 
     def everything_is_there(self) -> bool:
         totals = self.pipeline.totals()
@@ -584,8 +588,11 @@ async def test_a_run_that_becomes_such_as_the_filter_wants_arrives_whole_within_
         assert steps == {"1": [1, 2], "": [3]}
         [(_, where, what)] = participants.problems(case.pipeline.journal.journal)
         assert (where, "cannot be read again" in what) == (f"run late {experiment}", True)
+        for candidate, held in (("false", 2), ("true", 1)):
+            put("in time", 3, name="run", tags={"candidate": candidate})
+            await case.until(lambda held=held: case.notes().count(settlement.HELD) == held)
         await asyncio.wait_for(case.pipeline.drained(), 10)
-        assert waiting() == 0
+        assert waiting() == 1  # a daemon that stops goes on with it at its next start
 
 
 async def test_children_that_come_before_their_parent_are_pointed_at_it_however_they_name_it(
