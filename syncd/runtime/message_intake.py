@@ -34,7 +34,7 @@ from syncd.journal.partials import Partials
 from syncd.journal.refused_messages import KeptMessage, RefusedMessages
 from syncd.journal.spool import Spool
 from syncd.runtime.backoff import Backoff
-from syncd.runtime.clock import wall_ms_now
+from syncd.runtime.clock import Jumps, wall_ms_now
 from syncd.runtime.giving_back import GivingBack
 from syncd.runtime.message_reading import MessageReader, Read
 from syncd.runtime.rests import Rests
@@ -286,10 +286,10 @@ class MessageIntake:
             log.info("messages could not be settled; they come again and are known", source=self.name, error=str(error))
 
     async def _tick(self) -> None:
-        since_s = time.monotonic()
+        since_s, jumps = time.monotonic(), Jumps(self._wall_ms)
         while True:
             await asyncio.sleep(TICK_S)
-            if not self._listens:
+            if not self._listens or jumps.seen():
                 since_s = time.monotonic()
             listening_ms = round(1000 * (time.monotonic() - since_s))
             waiting = await self._patiently(partial(self._inbox.tick, listening_ms=listening_ms))

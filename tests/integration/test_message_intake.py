@@ -699,6 +699,29 @@ async def test_a_daemon_that_shares_a_queue_does_not_take_up_a_run_that_another_
         assert found.info.status == "FINISHED"
 
 
+async def test_a_run_is_not_silent_because_the_clock_jumped(
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks: list[int] = []
+    tick = Inbox.tick
+
+    def ticked(inbox: Inbox, *, listening_ms: int) -> Any:
+        ticks.append(listening_ms)
+        return tick(inbox, listening_ms=listening_ms)
+
+    monkeypatch.setattr(Inbox, "tick", ticked)
+    monkeypatch.setattr(message_intake, "TICK_S", 0.1)
+    async with running(tmp_path, mlflow_server, experiment, stale_after_s=3600.0) as case:
+        case.source.put({"run": {"id": "r"}})
+        await case.until(lambda: len(case.runs()) == 1 and max(ticks) > 500)
+        time_ns, before = time.time_ns, len(ticks)
+        case.intake._inbox._settings = replace(case.intake._inbox._settings, stale_after_ms=max(ticks) + 2000)
+        monkeypatch.setattr(time, "time_ns", lambda: time_ns() + 7_200_000_000_000)
+        await case.until(lambda: min(ticks[before:], default=500) < 100)
+        assert "syncd.last_activity" not in case.runs()[0].data.tags
+        await case.until(lambda: "syncd.last_activity" in case.runs()[0].data.tags)
+
+
 @pytest.mark.parametrize("ends", [True, False])
 async def test_a_run_of_which_another_daemon_hears_is_not_ended_for_silence(
     tmp_path: Path, mlflow_server: RunningMlflow, experiment: str, ends: bool
