@@ -81,7 +81,7 @@ def wrong_with(signed: Signed, *, keys: Sequence[bytes], body: bytes, now_s: flo
     if not _matches(signed, [_sum(key, signed.id, signed.timestamp, body) for key in keys]):
         return "the signature does not match"
     if abs(now_s - int(signed.timestamp)) > WINDOW_S:
-        return f"the request is older or younger than {WINDOW_S} s"
+        return f"the request is older or younger than {WINDOW_S} s (are both clocks right?)"
     return ""
 
 

@@ -281,7 +281,7 @@ class _Refused(Exception):
 
 
 def _too_large(most_bytes: int) -> _Refused:
-    return _Refused(413, f"a message may have {most_bytes} bytes", _CLOSE)
+    return _Refused(413, f"max_message_bytes of this source is {most_bytes}", _CLOSE)
 
 
 def _number(text: str, *, least: float, most: float) -> float:

@@ -144,7 +144,7 @@ class WebhookSource:
         """Return the answer to what is no message that may be taken, None if it is one."""
         if len(request.body) > self.most_bytes:
             self.counts.refused += 1
-            return _refusal(413, f"a message may have {self.most_bytes} bytes")
+            return _refusal(413, f"max_message_bytes of this source is {self.most_bytes}")
         wrong = self._wrong_with(request, signed)
         if wrong:
             self._count_unauthorized(wrong)
