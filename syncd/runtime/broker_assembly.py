@@ -28,9 +28,7 @@ def open_broker_source(settings: ServiceBusSourceSettings | MqttSourceSettings) 
     """Return the source that the settings name; nothing is connected yet."""
     if isinstance(settings, ServiceBusSourceSettings):
         address = service_bus_address(settings.entity)
-        return ServiceBusSource(
-            settings.name, address, max_sessions=settings.max_sessions, needs_sessions=settings.relay
-        )
+        return ServiceBusSource(settings.name, address, max_sessions=settings.max_sessions, relayed=settings.relay)
     return MqttSource(
         settings.name,
         mqtt_address(settings.broker, name=settings.name),

@@ -20,6 +20,7 @@ from syncd.configuration.model import Configuration
 from syncd.core.first_cause import first_cause
 from syncd.errors import JournalCorrupt
 from syncd.journal.journal import Journal
+from syncd.runtime.arena import use_one_arena
 from syncd.runtime.event_feeds import EventFeeds
 from syncd.runtime.pipeline import Pipeline
 
@@ -41,6 +42,7 @@ async def run_daemon(configuration: Configuration) -> None:
     Raises:
         JournalError: the state directory cannot be used.
     """
+    use_one_arena()
     stop = asyncio.Event()
     _stop_on_signals(stop)
     begun_s = time.monotonic()

@@ -44,7 +44,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 BATCH_MESSAGES: Final = 1000
-BATCH_BYTES: Final = 8 * 1024 * 1024
+BATCH_BYTES: Final = 1024 * 1024  # packed, of a relay: unpacked it is several times as much
 ROOM_CHECK_S: Final = 0.5
 FULL_RETRY_S: Final = 2.0
 TICK_S: Final = 1.0

@@ -175,6 +175,22 @@ async def test_a_wait_for_more_is_cut_short_only_where_nothing_flows(
     assert bus.count(queue) == 0
 
 
+@pytest.mark.parametrize("sessions", [False, True], ids=["plain", "sessions"])
+async def test_no_more_is_held_than_a_few_large_messages(bus: ServiceBus, sessions: bool) -> None:
+    queue = bus.queue(f"large-{sessions}", sessions=sessions)
+    for number in range(40):
+        bus.put(queue, [b"a" * 200_000], message_id=str(number), session="s" if sessions else "")
+    source = bus_source(bus, queue)
+    held: list[Message] = []
+    async with closing(source):
+        while len(held) < 8:
+            held += await next_of(source)
+        assert await nothing_comes(source, 1.0)
+        assert len(held) <= 10
+        await source.complete(held)
+        assert await next_of(source)
+
+
 async def test_a_lost_lock_is_no_error_and_the_message_comes_again(bus: ServiceBus) -> None:
     queue = bus.queue("lost", lock_s=30.0)
     bus.put(queue, [b"a"])
@@ -350,7 +366,7 @@ async def test_a_subscription_is_received_from_and_a_missing_queue_is_named(bus:
 async def test_nothing_relayed_is_taken_from_a_queue_without_sessions(bus: ServiceBus) -> None:
     address = ServiceBusAddress(connection_string=bus.connection_string, queue=bus.queue("no-sessions"))
     bus.put("no-sessions", [b"{}"])
-    source = ServiceBusSource("bus", address, needs_sessions=True)
+    source = ServiceBusSource("bus", address, relayed=True)
     async with closing(source):
         with pytest.raises(Transient, match="with sessions: a relay needs them"):
             await next_of(source)

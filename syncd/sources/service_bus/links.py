@@ -34,7 +34,7 @@ MOST_BATCHES: Final = 4
 BUFFERED_S: Final = 0.02
 SOON_S: Final = 0.1
 FILLED_IN_A_ROW: Final = 5
-BATCH_BYTES: Final = 8 * 1024 * 1024
+BATCH_BYTES: Final = 512 * 1024
 
 # learn.microsoft.com "service-bus-dead-letter-queues" (read 2026-11): both texts may have so many characters.
 DEAD_LETTER_CHARACTERS: Final = 4096
@@ -59,6 +59,7 @@ class Link:
         self._address = address
         self._most = most
         self._ask = 1
+        self._large_bytes = 1  # how large messages are that came lately
         self._filled = 0  # so many times in a row as many came as were asked for
         self._hand: dict[int, ServiceBusReceivedMessage] = {}
         self._wanted = False
@@ -81,6 +82,7 @@ class Link:
                 raise self._failure(exc, "receiving from") from exc
             waited_s = time.monotonic() - begun_s
         messages = [message_of(one, address=self._address.path, handle=self) for one in found]
+        self._large_bytes = max([self._large_bytes // 2, 1, *(len(message.body) for message in messages)])
         self._ask = self._next_ask(messages, waited_s=waited_s)
         self._hand |= {message.packet: one for message, one in zip(messages, found, strict=True)}
         self._wanted = self._wanted and not found
@@ -101,8 +103,12 @@ class Link:
         soon = waited_s <= (BUFFERED_S if self.session else SOON_S)
         if self._filled == 1 or not (soon or (self._filled >= FILLED_IN_A_ROW and not self.session)):
             return self._ask
-        mean_bytes = sum(len(message.body) for message in messages) // len(messages)
-        return max(1, min(self._most, 4 * self._ask, BATCH_BYTES // max(1, mean_bytes)))
+        return min(4 * self._ask, self._batch)
+
+    @property
+    def _batch(self) -> int:
+        """The most to ask for: all may be as large as the largest one lately."""
+        return max(1, min(self._most, BATCH_BYTES // self._large_bytes))
 
     def want(self) -> None:
         """Have it ask for more although it has messages in hand."""
@@ -120,7 +126,7 @@ class Link:
         return self._ask > 1
 
     def _may_ask(self) -> bool:
-        return not self._hand or (self._wanted and len(self._hand) < MOST_BATCHES * self._most)
+        return not self._hand or (self._wanted and len(self._hand) < MOST_BATCHES * self._batch)
 
     async def hand_free(self) -> None:
         """Wait until it may ask for more, and keep locked what it has in hand meanwhile."""

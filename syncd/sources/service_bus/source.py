@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 BATCH: Final = 250
-# The library keeps as much of a session in its buffer: 32 messages of 256 KB, for each of the sessions.
+# The library keeps as much of a session in its buffer, for each of the sessions; a relay's are large, often 256 KB.
 SESSION_BATCH: Final = 32
+RELAYED_BATCH: Final = 8
 WAIT_S: Final = 5.0
 SESSION_WAIT_S: Final = 0.5
 # What is in hand can be settled only between two waits (rule 4 of ``links``), so after a lull they are short. Where
@@ -58,16 +59,15 @@ ACCEPTING: Final = 4
 class ServiceBusSource:
     """One queue or subscription; a ``MessageSource``.
 
-    Whether it has sessions is found out by trying. Where ``needs_sessions``, it cannot be received from without them.
+    Whether it has sessions is found out by trying. What is ``relayed`` cannot be received without them, and is large.
     """
 
-    def __init__(
-        self, name: str, address: ServiceBusAddress, *, max_sessions: int = 8, needs_sessions: bool = False
-    ) -> None:
+    def __init__(self, name: str, address: ServiceBusAddress, *, max_sessions: int = 8, relayed: bool = False) -> None:
         self.name = name
         self.address = address
         self._max_sessions = max_sessions
-        self._has_sessions = needs_sessions
+        self._has_sessions = relayed
+        self._session_batch = RELAYED_BATCH if relayed else SESSION_BATCH
         self._client: ServiceBusClient | None = None
         self._links: set[asyncio.Task[None]] = set()
         self._open_links: set[Link] = set()
@@ -165,9 +165,9 @@ class ServiceBusSource:
     async def _follow_session(self) -> None:
         from azure.servicebus import NEXT_AVAILABLE_SESSION
 
-        accept_s = ANSWER_S if self._was_lost else ACCEPT_S
-        options = {"session_id": NEXT_AVAILABLE_SESSION, "max_wait_time": accept_s, "prefetch_count": SESSION_BATCH - 1}
-        async with self._open(most=SESSION_BATCH, **options) as link:
+        accept_s, most = ANSWER_S if self._was_lost else ACCEPT_S, self._session_batch
+        options = {"session_id": NEXT_AVAILABLE_SESSION, "max_wait_time": accept_s, "prefetch_count": most - 1}
+        async with self._open(most=most, **options) as link:
             if link is not None:
                 with contextlib.suppress(SessionLost):
                     await self._read(link)
