@@ -263,35 +263,41 @@ class _Turns:
 
 
 def relay_memory(folder: Path) -> Iterator[Row]:
-    """The largest RSS of either side, of one file and of one run's points, through mosquitto."""
+    """The largest RSS of either side, of one file and of one run's points; each through both brokers."""
     shapes = {"one file of 1 GiB": (10, 1024), "one run of 1,000,000 points": (100_000, 0)}
-    with RunningMosquitto(folder / "mqtt", options=KEPT) as broker:
-        for number, (what, (steps, file_mib)) in enumerate(shapes.items()):
-            store = folder / f"store-{number}"
-            [run] = make_file_store(store, runs=1, metrics=10, steps=steps)
-            if file_mib:
-                with next(store.glob(f"*/{run}/artifacts")).joinpath("large.bin").open("wb") as file:
-                    file.writelines(os.urandom(1 << 20) for _ in range(file_mib))
-            here = folder / f"memory-{number}"
-            sends, receives = Mqtt(broker).queue(f"memory-{number}")
-            with null_server(here / "server") as url, ExitStack() as running:
-                begun_s = time.perf_counter()
-                receiver = running.enter_context(gateway(here, receives, url))
-                sender = running.enter_context(edge(here, [store], sends))
-
-                def arrived(url: str = url, files: int = bool(file_mib), points: int = steps * 10) -> bool:
-                    counts = asked(f"{url}/null/counts")
-                    return counts["points"] >= points and counts["artifact_files"] >= files
-
-                until(arrived)
-                took_s = time.perf_counter() - begun_s
-                sizes = [memory_mib(one.pid, "VmHWM") for one in (sender, receiver)]
+    stores = {}
+    for number, (what, (steps, file_mib)) in enumerate(shapes.items()):
+        stores[what] = store = folder / f"store-{number}"
+        [run] = make_file_store(store, runs=1, metrics=10, steps=steps)
+        if file_mib:
+            with next(store.glob(f"*/{run}/artifacts")).joinpath("large.bin").open("wb") as file:
+                file.writelines(os.urandom(1 << 20) for _ in range(file_mib))
+    with ServiceBus(folder / "bus") as bus, RunningMosquitto(folder / "mqtt", options=KEPT) as broker:
+        for between, (what, (steps, file_mib)) in itertools.product((Bus(bus), Mqtt(broker)), shapes.items()):
+            sizes, took_s = _memory(folder, between, stores[what], points=steps * 10, files=int(file_mib > 0))
             yield Row(
-                f"largest RSS of edge and gateway, {what}",
+                f"{between.title}: largest RSS of edge and gateway, {what}",
                 "≤ 80 MiB",
                 f"**{sizes[0]:.0f} and {sizes[1]:.0f} MiB**",
                 f"{took_s:.0f} s",
             )
+
+
+def _memory(folder: Path, between: Between, store: Path, *, points: int, files: int) -> tuple[list[float], float]:
+    """Return the largest RSS of edge and gateway in MiB, and the seconds until all had arrived."""
+    name = f"memory-{next(_TURNS)}"
+    sends, receives = between.queue(name)
+    with null_server(folder / name / "server") as url, ExitStack() as running:
+        begun_s = time.perf_counter()
+        receiver = running.enter_context(gateway(folder / name, receives, url))
+        sender = running.enter_context(edge(folder / name, [store], sends))
+
+        def arrived() -> bool:
+            counts = asked(f"{url}/null/counts")
+            return bool(counts["points"] >= points and counts["artifact_files"] >= files)
+
+        until(arrived)
+        return [memory_mib(one.pid, "VmHWM") for one in (sender, receiver)], time.perf_counter() - begun_s
 
 
 def edge(folder: Path, stores: Sequence[Path], sends: str) -> Background:
