@@ -50,6 +50,7 @@ FULL_RETRY_S: Final = 2.0
 TICK_S: Final = 1.0
 AT_STOP_S: Final = 5.0  # what takes longer comes again
 MOST_WARNED_TYPES: Final = 100
+GIVING_BACK: Final = ", giving back"
 
 Announce = Callable[[Mapping[int, Collection[int]]], None]
 
@@ -117,7 +118,8 @@ class MessageIntake:
         Raises:
             JournalError: the journal cannot be used (in an ExceptionGroup).
         """
-        await self._note("")  # what the last daemon noted may hold no more
+        for where in ("", GIVING_BACK):
+            await self._note("", where)  # what the last daemon noted may hold no more
         committed: asyncio.Queue[Committed] = asyncio.Queue(maxsize=1)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -212,9 +214,9 @@ class MessageIntake:
             log.info("messages are received again", source=self.name)
         await self._note(error)
 
-    async def _note(self, error: str) -> None:
-        with contextlib.suppress(JournalFull):  # it is in the log and in `error` at least
-            await self._in_thread(lambda: self._inbox.problem(f"source {self.name}", error))
+    async def _note(self, error: str, where: str = "") -> None:
+        with contextlib.suppress(JournalFull):  # it is in the log at least
+            await self._in_thread(lambda: self._inbox.problem(f"source {self.name}{where}", error))
 
     async def _record_giving_back(self, error: str) -> None:
         """Keep, for ``syncd status``, why files cannot be given back; "" when they can."""
@@ -223,8 +225,7 @@ class MessageIntake:
         self._giving_back_error = error
         if error:
             log.error("files cannot be given back; it is tried again", source=self.name, error=error)
-        with contextlib.suppress(JournalFull):
-            await self._in_thread(lambda: self._inbox.problem(f"source {self.name}, giving back", error))
+        await self._note(error, GIVING_BACK)
 
     # -- committing ------------------------------------------------------------------------------------------------
 

@@ -362,6 +362,8 @@ async def test_what_the_last_daemon_could_not_receive_is_no_problem_any_more(
         case.source.failures.append(Transient("gone"))
         case.source.hand_over_again()
         await case.until(lambda: "gone" in case.intake.error)
+        await case.intake._record_giving_back("not permitted to send there")
+        assert len(participants.problems(case.pipeline.journal.journal)) == 2
     async with running(tmp_path, mlflow_server, experiment) as case:
         await case.until(lambda: not participants.problems(case.pipeline.journal.journal))
 
