@@ -83,7 +83,9 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
 def _has_taken_no_message(connection: sqlite3.Connection) -> bool:
     """Return whether all in a journal of any version came from stores, which can be read again."""
     try:
-        taken = connection.execute("SELECT EXISTS (SELECT 1 FROM message_count) OR EXISTS (SELECT 1 FROM inbox)")
+        taken = connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM message_count WHERE last_ms > 0) OR EXISTS (SELECT 1 FROM inbox)"
+        )
         return not taken.fetchone()[0]
     except sqlite3.Error:
         return False

@@ -244,6 +244,7 @@ def wrong_pages(path: Path) -> None:
 
 def newer(path: Path) -> None:
     connection = sqlite3.connect(path)
+    connection.execute("INSERT INTO message_count (source_id, last_ms) VALUES (1, 0)")  # a source that sent none yet
     connection.execute("PRAGMA user_version = 999")
     connection.commit()
     connection.close()
