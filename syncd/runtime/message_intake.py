@@ -19,15 +19,12 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
 import structlog
 
-from syncd.core.messages.envelopes import Received
-from syncd.core.messages.statements import Ignored
 from syncd.errors import DestinationError, JournalError, JournalFull, MessageRefused
 from syncd.journal.inbox import Inbox, Taken
 from syncd.journal.partials import Partials
@@ -36,6 +33,7 @@ from syncd.journal.spool import Spool
 from syncd.runtime.backoff import Backoff
 from syncd.runtime.clock import Jumps, wall_ms_now
 from syncd.runtime.giving_back import GivingBack
+from syncd.runtime.message_batch import Committed, ignored_types_of, sum_of, whole_of
 from syncd.runtime.message_reading import MessageReader, Read
 from syncd.runtime.rests import Rests
 from syncd.sources.messages import Message, MessageSource
@@ -59,16 +57,6 @@ class Obey(Protocol):
     """Does what a command wants, once it is committed. Called in the event loop."""
 
     def __call__(self, name: str, arguments: Mapping[str, str]) -> None: ...  # noqa: D102
-
-
-@dataclass(slots=True)
-class Committed:
-    """What became of a batch."""
-
-    taken: Taken
-    complete: list[Message] = field(default_factory=list)
-    refused: list[tuple[Message, MessageRefused]] = field(default_factory=list)
-    ignored_types: set[str] = field(default_factory=set)
 
 
 class MessageIntake:
@@ -329,9 +317,9 @@ class MessageIntake:
             if len(messages) == 1:
                 log.exception("a message failed unexpectedly", source=self.name, id=messages[0].id)
                 refusal = _unexpected(exc)
-                self._keep_refused([(_whole(messages[0]), refusal)], together=False)
+                self._keep_refused([(whole_of(messages[0]), refusal)], together=False)
                 return Committed(Taken(), refused=[(messages[0], refusal)])
-        return _sum([self._take([message]) for message in messages])
+        return sum_of([self._take([message]) for message in messages])
 
     def _take_together(self, messages: Sequence[Message]) -> Committed:
         """Commit a batch as a whole, and what is refused of it: a message without an identity is not taken twice."""
@@ -352,7 +340,7 @@ class MessageIntake:
                 reads.append(read)
                 if read.refusal is not None:
                     refused.append((message, read.refusal))
-                    kept.append((_whole(message, in_part=bool(read.told)), read.refusal))
+                    kept.append((whole_of(message, in_part=bool(read.told)), read.refusal))
             told = [one for read in reads for one in read.told]
             taken = self._inbox.take(told, refused=len(refused), beside=lambda: self._keep_refused(kept))
         except BaseException:
@@ -363,7 +351,7 @@ class MessageIntake:
         self._spool.discard([kept for read in reads for kept in read.kept if kept.root not in taken.roots])
         self._used_bytes = self._measure()
         complete = [message for message, read in zip(messages, reads, strict=True) if read.refusal is None]
-        return Committed(taken, complete, refused, ignored_types=_ignored_types(reads))
+        return Committed(taken, complete, refused, ignored_types=ignored_types_of(reads))
 
     def _keep_refused(self, refused: Sequence[tuple[KeptMessage, MessageRefused]], *, together: bool = True) -> None:
         """Keep and tell of what is refused, ``together`` with what else a transaction commits that is open."""
@@ -392,42 +380,9 @@ class MessageIntake:
             return Committed(Taken())
         self._partials.committed()
         self._spool.discard([kept for kept in read.kept if kept.root not in taken.roots])
-        return Committed(taken, ignored_types=_ignored_types([read]))
+        return Committed(taken, ignored_types=ignored_types_of([read]))
 
 
 def _unexpected(exc: Exception) -> MessageRefused:
     """Return the refusal of a message that failed for a reason nobody foresaw."""
     return MessageRefused(f"{type(exc).__name__}: {exc}", reason="Unexpected")
-
-
-def _sum(parts: Iterable[Committed]) -> Committed:
-    whole = Committed(Taken())
-    waiting: dict[int, set[int]] = {}
-    for part in parts:
-        for destination_id, subjects in part.taken.waiting.items():
-            waiting.setdefault(destination_id, set()).update(subjects)
-        whole.taken.commands += part.taken.commands
-        whole.complete += part.complete
-        whole.refused += part.refused
-        whole.ignored_types |= part.ignored_types
-    whole.taken.waiting = waiting
-    return whole
-
-
-def _ignored_types(reads: Iterable[Read]) -> set[str]:
-    statements = (told.statement for read in reads for told in read.told)
-    return {statement.type for statement in statements if isinstance(statement, Ignored)}
-
-
-def _whole(message: Message, *, in_part: bool = False) -> KeptMessage:
-    received: Received = message
-    return KeptMessage(
-        id=received.id,
-        address=received.address,
-        content_type=received.content_type,
-        headers=received.headers,
-        body=received.body,
-        sent_ms=received.sent_ms,
-        packet=message.packet,
-        in_part=in_part,
-    )
