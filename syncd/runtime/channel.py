@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -30,7 +31,7 @@ class Supply:
     help with sources in ``told_once``, which are told by messages; other daemons may be told those in ``shared`` too.
     ``is_yet_to_be_read`` says whether a source that is read has not been read wholly since it stated that change.
     ``rests`` says whether nothing is to be sent just now; ``hurries`` that everything is to be sent now.
-    ``in_flight`` is how much one subject has under way at most.
+    ``in_flight`` is how much one subject has under way at most; ``begun_s`` is when this began (monotonic).
     """
 
     id: int
@@ -49,6 +50,7 @@ class Supply:
     rests: Callable[[], bool] = lambda: False
     in_flight: int = 8
     hurries: bool = False
+    begun_s: float = field(default_factory=time.monotonic)
 
     def takes_experiment(self, source_id: int, name: str) -> bool:
         """Return whether this source's experiment of that name is to be sent here."""

@@ -703,6 +703,17 @@ async def test_a_model_whose_head_was_settled_unsent_gets_its_status(tmp_path: P
 
 
 @virtually
+async def test_a_run_of_messages_is_held_for_its_tags_also_where_it_came_long_before_the_start(tmp_path: Path) -> None:
+    """By the clock: the virtual one is months behind."""
+    async with Delivering(tmp_path, is_gateway=True, filter=Filter(tags={"candidate": "true"})) as rig:
+        rig.state(experiment(), head(1), points(1, [1]))
+        await asyncio.sleep(MINUTE_S)
+        rig.state(tags(1, candidate="true"), points(1, [2]))
+        await rig.delivered(within_s=MINUTE_S)
+        assert len(rig.run(run_key(1).id).points["loss"]) == 2
+
+
+@virtually
 async def test_a_daemon_that_is_killed_while_it_leaves_a_run_out_knows_that_it_did(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
