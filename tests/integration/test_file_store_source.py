@@ -338,6 +338,17 @@ def test_a_full_poll_waits_for_the_writer_of_a_param(tmp_path, monkeypatch, begu
     assert seen.last == []
 
 
+def test_a_long_param_is_stated_although_the_clock_of_its_machine_is_ahead(tmp_path):
+    run = make_run(tmp_path)
+    clock = [time.time_ns()]
+    seen = mirror(tmp_path, now_ns=lambda: clock[0])
+    seen.poll()
+    write(run / "params" / "lr", "x" * 5000)
+    clock[0] = time.time_ns() - 60_000_000_000
+    seen.poll(full=False)
+    assert seen.params[RUN] == {"lr": "x" * 5000}
+
+
 def test_a_param_without_a_value_is_stated(tmp_path):
     run = make_run(tmp_path)
     write(run / "params" / "note", "")

@@ -9,7 +9,8 @@ Rules
 4. What cannot be listed or read is never taken for gone.
 5. A value that its writer may be in the middle of is not stated: an empty file that is young (opened, not written
    yet), and more than a page that was touched just now (a reader may see the first pages of one write only). A param
-   would stay so for good where it is sent to.
+   would stay so for good where it is sent to. By a clock that is ahead (of another machine) a file stays young for as
+   long as it is ahead: the writer of a long one is waited for a little instead.
 """
 
 # Pathlib is several times slower than os in loops over 100,000 files.
@@ -183,7 +184,7 @@ def read_small_files(root: str, before: dict[str, FileState], *, now_ns: int, ho
             digest = content_hash(content)
             changed = not known or known[3] != digest
             if changed and _is_doubtful(content, info, now_ns):
-                if hold_young:
+                if hold_young and not (content and info.st_mtime_ns - now_ns > SETTLE_NS):
                     if known:
                         found.state[name] = known
                     continue
