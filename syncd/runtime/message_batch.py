@@ -24,21 +24,6 @@ class Committed:
     ignored_types: set[str] = field(default_factory=set)
 
 
-def sum_of(parts: Iterable[Committed]) -> Committed:
-    """Return what became of several batches."""
-    whole = Committed(Taken())
-    waiting: dict[int, set[int]] = {}
-    for part in parts:
-        for destination_id, subjects in part.taken.waiting.items():
-            waiting.setdefault(destination_id, set()).update(subjects)
-        whole.taken.commands += part.taken.commands
-        whole.complete += part.complete
-        whole.refused += part.refused
-        whole.ignored_types |= part.ignored_types
-    whole.taken.waiting = waiting
-    return whole
-
-
 def ignored_types_of(reads: Iterable[Read]) -> set[str]:
     """Return the types of events that syncd does not know."""
     statements = (told.statement for read in reads for told in read.told)

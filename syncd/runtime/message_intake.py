@@ -33,7 +33,7 @@ from syncd.journal.spool import Spool
 from syncd.runtime.backoff import Backoff
 from syncd.runtime.clock import Jumps, wall_ms_now
 from syncd.runtime.giving_back import GivingBack
-from syncd.runtime.message_batch import Committed, ignored_types_of, sum_of, whole_of
+from syncd.runtime.message_batch import Committed, ignored_types_of, whole_of
 from syncd.runtime.message_reading import MessageReader, Read
 from syncd.runtime.rests import Rests
 from syncd.sources.messages import Message, MessageSource
@@ -150,7 +150,9 @@ class MessageIntake:
                 await self._record("")
                 if messages:
                     backoff = Backoff()
-                    await committed.put(await self._commit(messages))
+                    for part in await self._commit(messages):
+                        self._follow_up(part)
+                        await committed.put(part)
                 else:
                     backoff.note_connected()
 
@@ -217,14 +219,24 @@ class MessageIntake:
 
     # -- committing ------------------------------------------------------------------------------------------------
 
-    async def _commit(self, messages: Sequence[Message]) -> Committed:
-        def take() -> Committed:
-            self._unsettled.append(self._take(messages))
+    async def _commit(self, messages: Sequence[Message]) -> list[Committed]:
+        """Commit a batch; if it cannot be, for a reason nobody foresaw, message by message."""
+        try:
+            return [await self._noted(partial(self._take, messages))]
+        except JournalError:
+            raise
+        except Exception:
+            log.exception("a batch failed unexpectedly; its messages are taken one by one", source=self.name)
+            return [await self._noted(partial(self._take_or_refuse, message)) for message in messages]
+
+    async def _noted(self, take: Callable[[], Committed]) -> Committed:
+        """Note, in the thread that commits it, that something is to be settled."""
+
+        def work() -> Committed:
+            self._unsettled.append(take())
             return self._unsettled[-1]
 
-        committed = await self._patiently(take)
-        self._follow_up(committed)
-        return committed
+        return await self._patiently(work)
 
     async def _patiently(self, work: Callable[[], T]) -> T:
         """Do something with the journal, however long its disk is full."""
@@ -307,21 +319,19 @@ class MessageIntake:
                 await asyncio.gather(calling, return_exceptions=True)
                 raise
 
-    def _take(self, messages: Sequence[Message]) -> Committed:
-        """Commit a batch; if it cannot be, for a reason nobody foresaw, message by message."""
+    def _take_or_refuse(self, message: Message) -> Committed:
+        """Commit a message, or that it is refused as nobody foresaw."""
         try:
-            return self._take_together(messages)
+            return self._take([message])
         except JournalError:
             raise
         except Exception as exc:
-            if len(messages) == 1:
-                log.exception("a message failed unexpectedly", source=self.name, id=messages[0].id)
-                refusal = _unexpected(exc)
-                self._keep_refused([(whole_of(messages[0]), refusal)], together=False)
-                return Committed(Taken(), refused=[(messages[0], refusal)])
-        return sum_of([self._take([message]) for message in messages])
+            log.exception("a message failed unexpectedly", source=self.name, id=message.id)
+            refusal = _unexpected(exc)
+            self._keep_refused([(whole_of(message), refusal)], together=False)
+            return Committed(Taken(), refused=[(message, refusal)])
 
-    def _take_together(self, messages: Sequence[Message]) -> Committed:
+    def _take(self, messages: Sequence[Message]) -> Committed:
         """Commit a batch as a whole, and what is refused of it: a message without an identity is not taken twice."""
         now_ms = self._wall_ms()
         reads: list[Read] = []

@@ -37,6 +37,7 @@ from syncd.journal.refused_messages import KeptMessage, RefusedMessages
 from syncd.journal.report import JournalReport, LetterReport
 from syncd.runtime import backoff, lanes, message_intake, settlement
 from syncd.runtime.message_assembly import MessageOpening
+from syncd.runtime.message_reading import MessageReader
 from syncd.runtime.pipeline import Pipeline
 from syncd.sources.in_memory import InMemorySource
 from tests.standins.mlflow_server import RunningMlflow
@@ -397,11 +398,18 @@ async def test_what_a_sensor_says_again_counts_although_it_is_handed_over_again(
         assert len(history(case, run, "m")) == 3
 
 
+@pytest.mark.parametrize("body", [b"no JSON", b"poison"])
 async def test_a_disk_that_is_full_just_when_a_refusal_is_kept_doubles_no_neighbour(
-    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, mlflow_server: RunningMlflow, experiment: str, monkeypatch: pytest.MonkeyPatch, body: bytes
 ) -> None:
     monkeypatch.setattr(message_intake, "FULL_RETRY_S", 0.1)
     keep, full = RefusedMessages._keep, [True, True]
+    read = MessageReader.read
+
+    def reads(self: MessageReader, message: Any, **options: Any) -> Any:
+        if message.body == b"poison":
+            raise ZeroDivisionError("nobody foresaw this")
+        return read(self, message, **options)
 
     def keeps(self: RefusedMessages, message: KeptMessage, refusal: MessageRefused) -> int | None:
         if full:
@@ -410,9 +418,10 @@ async def test_a_disk_that_is_full_just_when_a_refusal_is_kept_doubles_no_neighb
         return keep(self, message, refusal)
 
     monkeypatch.setattr(RefusedMessages, "_keep", keeps)
+    monkeypatch.setattr(MessageReader, "read", reads)
     source = InMemorySource("bus")
     source.put({"run": {"id": "r"}, "metrics": {"m": 1}}, id="")  # as MQTT has it: nothing tells it from another
-    source.put(b"no JSON", id="")
+    source.put(body, id="")
     async with running(tmp_path, mlflow_server, experiment, source) as case:
         await case.settled()
         assert len(letters(tmp_path)) == 1
