@@ -22,7 +22,7 @@ from syncd.core.messages.statements import (
     Relayed,
     RelayStatement,
     RunLogged,
-    Said,
+    Statement,
     local_digest,
 )
 from syncd.core.relay.reading import Malformed, read_chunk, read_facts
@@ -121,8 +121,16 @@ class MessageReader:
         content = "" if all(said.identity for said in decoded.said) else _content_identity(message, packet)
         for said in decoded.said:
             try:
-                told = self._told(said, f"{content}\n{said.index}", deliveries, session, read)
-                read.told.append(replace(told, returns=True) if packet_returns and told.repeatable else told)
+                read.told.append(
+                    Told(
+                        identity=said.identity or f"{content}\n{said.index}",
+                        statement=self._statement(said.statement, session, read),
+                        repeatable=not said.identity,
+                        again=deliveries > 1,
+                        elsewhere=self._shared and deliveries > 1,
+                        returns=packet_returns and not said.identity,
+                    )
+                )
             except MessageRefused as refusal:
                 read.refusal = read.refusal or refusal
             except JournalError:
@@ -130,8 +138,8 @@ class MessageReader:
                 raise
         return read
 
-    def _told(self, said: Said, content: str, deliveries: int, session: str, read: Read) -> Told:
-        statement = said.statement
+    def _statement(self, statement: Statement, session: str, read: Read) -> Statement:
+        """Return what may be said, with its artifacts kept."""
         if isinstance(statement, Command):
             self._permits.check(statement)
         if isinstance(statement, Relayed):
@@ -139,13 +147,7 @@ class MessageReader:
             statement = self._relayed(statement, session, read)
         if isinstance(statement, RunLogged) and statement.artifacts:
             statement = replace(statement, artifacts=[self._kept(one, read) for one in statement.artifacts])
-        return Told(
-            identity=said.identity or content,
-            statement=statement,
-            repeatable=not said.identity,
-            again=deliveries > 1,
-            elsewhere=self._shared and deliveries > 1,
-        )
+        return statement
 
     def _relayed(self, said: Relayed, session: str, read: Read) -> RelayStatement:
         try:
