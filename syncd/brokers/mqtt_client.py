@@ -1,10 +1,10 @@
 """aiomqtt's client, with acknowledgements by hand, refused publications noticed, and reading that can pause.
 
 aiomqtt 2.5 acknowledges what it receives at once, does not say whether it was sent before, makes a task for each
-message, takes no notice of the reason code of a PUBACK, and waits for one when the connection is lost. The paho-mqtt
-client inside it can do all that, and its own API is used for it (``manual_ack_set``, ``ack``, ``publish``, the
-``on_message`` and ``on_publish`` callbacks). It reads its socket in pieces of one byte, for which there is no API: a
-``BufferedSocket`` takes the socket's place.
+message, takes no notice of the reason code of a PUBACK, and waits for answers when the connection is lost. The
+paho-mqtt client inside it can do all that, and its own API is used for it (``manual_ack_set``, ``ack``, ``publish``,
+the ``on_message`` and ``on_publish`` callbacks). It reads its socket in pieces of one byte, for which there is no API:
+a ``BufferedSocket`` takes the socket's place.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import aiomqtt
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, MQTTMessage
@@ -43,6 +43,7 @@ PACKETS_AT_ONCE: Final = 250
 NO_TOPIC: Final = "syncd/nobody/subscribes/to/this"
 
 
+T = TypeVar("T")
 Arrived = Callable[[MQTTMessage], None]
 
 
@@ -79,6 +80,8 @@ class MqttClient(aiomqtt.Client):
     ) -> None:
         self._version_5 = address.version_5
         self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._unanswered_bytes: dict[int, int] = {}
+        self._too_large_bytes = 0  # what had that size when the connection was lost may be why
         self.most_bytes: int | None = None
         self._arrived = arrived
         self._buffered: BufferedSocket | None = None
@@ -171,8 +174,11 @@ class MqttClient(aiomqtt.Client):
         """Publish with QoS 1 and return the broker's answer: 0, or ``NO_SUBSCRIBERS`` (MQTT 5; 3.1.1 does not tell).
 
         Raises:
-            Refused: the broker does not take it (MQTT 5; 3.1.1 does not tell).
+            Refused: the broker does not take it (MQTT 5; 3.1.1 does not tell). What is larger than it has said to
+                take is not sent to it (section 3.2.2.3.6): it would end the connection, perhaps without a word.
         """
+        if self.most_bytes is not None and _packet_bytes(topic, payload, content_type) > self.most_bytes:
+            raise Refused(f"publishing {len(payload)} bytes to {topic}", PACKET_TOO_LARGE)
         properties = None
         if self._version_5:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
@@ -181,12 +187,13 @@ class MqttClient(aiomqtt.Client):
         if sent.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise aiomqtt.MqttCodeError(sent.rc, "Could not publish message")
         answer = self._answers[sent.mid] = asyncio.get_running_loop().create_future()
+        self._unanswered_bytes[sent.mid] = len(payload)
         try:
             await asyncio.wait((answer, self._disconnected), timeout=TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
                 raise self._unanswered(topic, len(payload))
         finally:
-            self._answers.pop(sent.mid, None)
+            del self._answers[sent.mid], self._unanswered_bytes[sent.mid]
         code = reason_code(answer.result())
         if code >= FAILURE:
             raise Refused(f"publishing to {topic}", answer.result())
@@ -195,13 +202,18 @@ class MqttClient(aiomqtt.Client):
     def _unanswered(self, topic: str, size_bytes: int) -> Exception:
         """Return why a publication got no answer.
 
-        mosquitto 2.0.11 answers to what is over its message_size_limit with "packet too large", which is no reason that
-        a PUBACK may have: paho-mqtt 2 then disconnects with "protocol error".
+        A broker ends the connection over a packet that is too large, and with it all that is on its way: the largest of
+        that is too large for certain, and of the others nothing is known. mosquitto 2.0.11 answers to what is over its
+        message_size_limit with "packet too large", which is no reason that a PUBACK may have: paho-mqtt 2 then
+        disconnects with "protocol error".
         """
         why = self._disconnected.exception() if self._disconnected.done() else None
-        code = getattr(why, "rc", None)
-        if reason_code(code) == PROTOCOL_ERROR and size_bytes > SMALL_BYTES:
-            return Refused(f"publishing {size_bytes} bytes to {topic}", PACKET_TOO_LARGE)
+        code = reason_code(getattr(why, "rc", None))
+        if code == PACKET_TOO_LARGE or (code == PROTOCOL_ERROR and size_bytes > SMALL_BYTES):
+            self._too_large_bytes = self._too_large_bytes or max(self._unanswered_bytes.values())
+            if size_bytes == self._too_large_bytes:
+                return Refused(f"publishing {size_bytes} bytes to {topic}", PACKET_TOO_LARGE)
+            return aiomqtt.MqttError("the connection was lost over a larger message")
         return why if isinstance(why, aiomqtt.MqttError) else aiomqtt.MqttError("it was not answered")
 
     def _on_connect(
@@ -215,7 +227,11 @@ class MqttClient(aiomqtt.Client):
         self._buffered = client._sock = BufferedSocket(sock)
         self._is_paused = False
         super()._on_socket_open(client, userdata, sock)
-        self._loop.call_soon_threadsafe(self._loop.add_reader, sock.fileno(), self._read)
+        self._loop.call_soon_threadsafe(self._begin_reading, self._buffered)
+
+    def _begin_reading(self, buffered: BufferedSocket) -> None:
+        if self._buffered is buffered:  # else it is closed already
+            self._loop.add_reader(buffered.fileno(), self._read)
 
     def _on_socket_close(self, client: Any, userdata: Any, sock: Any) -> None:
         self._buffered = None
@@ -233,10 +249,38 @@ class MqttClient(aiomqtt.Client):
                 if self._buffered is None or not self._buffered.pending():
                     return
         except Exception as exc:  # noqa: BLE001 - the boundary of the connection
-            if not self._disconnected.done():
-                self._disconnected.set_exception(exc)
+            self._end(exc)
         else:
             self._next_read = self._loop.call_soon(self._read)  # others have their turn first
+
+    def _on_disconnect(
+        self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Properties | None = None
+    ) -> None:
+        super()._on_disconnect(client, userdata, flags, reason_code, properties)
+        if not self._connected.done():
+            self._loop.call_soon_threadsafe(self._end, aiomqtt.MqttCodeError(reason_code, "the broker hung up"))
+
+    def _end(self, why: Exception) -> None:
+        """Let nobody wait for a connection that is lost, or was never made."""
+        if not self._connected.done():
+            self._connected.set_exception(why)
+            self._connected.exception()  # else asyncio says that nobody has asked for it
+        elif not self._disconnected.done():
+            self._disconnected.set_exception(why)
+
+    async def _wait_for(self, fut: Awaitable[T], timeout: float | None) -> T:  # noqa: ASYNC109 - aiomqtt's own
+        """Wait for an answer as aiomqtt does, but no longer than there is a connection."""
+        if fut is self._disconnected:
+            return await super()._wait_for(fut, timeout)
+        answered = asyncio.ensure_future(super()._wait_for(fut, timeout))
+        try:
+            await asyncio.wait((answered, self._disconnected), return_when=asyncio.FIRST_COMPLETED)
+            if answered.done():
+                return answered.result()
+        finally:
+            answered.cancel()
+        self._disconnected.result()
+        raise aiomqtt.MqttError("the connection was ended")
 
     def _on_message(self, client: Any, userdata: Any, message: MQTTMessage) -> None:
         self._arrived(message)
@@ -245,3 +289,10 @@ class MqttClient(aiomqtt.Client):
         answer = self._answers.get(mid)
         if answer is not None and not answer.done():
             answer.set_result(reason_code)
+
+
+def _packet_bytes(topic: str, payload: bytes, content_type: str) -> int:
+    """Return how large a PUBLISH of MQTT 5 is (section 3.3): its one property is the content type."""
+    properties = 1 + 2 + len(content_type)
+    rest = 2 + len(topic.encode()) + 2 + 1 + properties + len(payload)
+    return 1 + max(1, math.ceil(rest.bit_length() / 7)) + rest

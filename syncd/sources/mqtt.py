@@ -158,10 +158,10 @@ class MqttSource:
             session_expiry_s=self._session_expiry_s,
             arrived=lambda message: self._take_in(message, connection),
         )
-        connection.client = client
+        # Messages may have come, and been settled, before it is known to be connected.
+        connection.client = self._client = client
         try:
             async with client:
-                self._client = client
                 await client.subscribe_to(self._topics)
                 self._is_back, self._was_lost = self._was_lost, False
                 self._news.set()
