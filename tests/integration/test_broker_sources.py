@@ -335,14 +335,16 @@ async def test_what_has_no_id_is_known_when_it_comes_again_and_only_then(bus: Se
     try:
         [intake] = pipeline.message_intakes
         [first] = await next_of(source, most=1)
-        await source.complete((await intake._commit([first])).complete)
+        [committed] = await intake._commit([first])
+        await source.complete(committed.complete)
         [second] = await next_of(source, most=1)
         assert second.deliveries == 1
         await source.release([second])
         [second] = await next_of(source, most=1)
         assert second.deliveries == 2
         for repeated in (0, 1):
-            assert (await intake._commit([second])).taken.repeated == repeated
+            [committed] = await intake._commit([second])
+            assert committed.taken.repeated == repeated
     finally:
         await pipeline.close()
 
