@@ -81,7 +81,7 @@ class MqttClient(aiomqtt.Client):
         self._version_5 = address.version_5
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._unanswered_bytes: dict[int, int] = {}
-        self._too_large_bytes = 0  # what had that size when the connection was lost may be why
+        self._too_large_bytes = 0  # the largest that was on its way when the connection was lost over it
         self.most_bytes: int | None = None
         self._arrived = arrived
         self._buffered: BufferedSocket | None = None
