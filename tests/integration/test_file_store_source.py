@@ -349,6 +349,24 @@ def test_a_long_param_is_stated_although_the_clock_of_its_machine_is_ahead(tmp_p
     assert seen.params[RUN] == {"lr": "x" * 5000}
 
 
+def test_a_full_poll_waits_for_all_that_was_just_copied_together(tmp_path, monkeypatch):
+    run = make_run(tmp_path)
+    for number in range(200):
+        write(run / "params" / f"p{number}", "")
+    clock, pauses = [time.time_ns()], []
+
+    def pause(seconds):
+        pauses.append(seconds)
+        clock[0] += round(seconds * 1e9)
+
+    monkeypatch.setattr("syncd.sources.file_store.small_files.time.sleep", pause)
+    monkeypatch.setattr("syncd.sources.file_store.small_files.time.time_ns", lambda: clock[0])
+    seen = mirror(tmp_path)
+    seen.poll()
+    assert len(seen.params[RUN]) == 200
+    assert 0 < sum(pauses) < 2.2
+
+
 def test_a_param_without_a_value_is_stated(tmp_path):
     run = make_run(tmp_path)
     write(run / "params" / "note", "")
