@@ -79,8 +79,7 @@ class MqttClient(aiomqtt.Client):
         self, address: MqttAddress, *, tls: ssl.SSLContext | None, session_expiry_s: float | None, arrived: Arrived
     ) -> None:
         self._version_5 = address.version_5
-        self._answers: dict[int, asyncio.Future[Any]] = {}
-        self._unanswered_bytes: dict[int, int] = {}
+        self._unanswered: dict[int, tuple[asyncio.Future[Any], int]] = {}  # what is to come, and the payload's bytes
         self._too_large_bytes = 0  # the largest that was on its way when the connection was lost over it
         self.most_bytes: int | None = None
         self._arrived = arrived
@@ -186,20 +185,20 @@ class MqttClient(aiomqtt.Client):
         sent = self._client.publish(topic, payload, AT_LEAST_ONCE, properties=properties)
         if sent.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise aiomqtt.MqttCodeError(sent.rc, "Could not publish message")
-        answer = self._answers[sent.mid] = asyncio.get_running_loop().create_future()
-        self._unanswered_bytes[sent.mid] = len(payload)
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._unanswered[sent.mid] = answer, len(payload)
         try:
             await asyncio.wait((answer, self._disconnected), timeout=TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
-                raise self._unanswered(topic, len(payload))
+                raise self._why_unanswered(topic, len(payload))
         finally:
-            del self._answers[sent.mid], self._unanswered_bytes[sent.mid]
+            del self._unanswered[sent.mid]
         code = reason_code(answer.result())
         if code >= FAILURE:
             raise Refused(f"publishing to {topic}", answer.result())
         return code
 
-    def _unanswered(self, topic: str, size_bytes: int) -> Exception:
+    def _why_unanswered(self, topic: str, size_bytes: int) -> Exception:
         """Return why a publication got no answer.
 
         A broker ends the connection over a packet that is too large, and with it all that is on its way: the largest of
@@ -210,7 +209,7 @@ class MqttClient(aiomqtt.Client):
         why = self._disconnected.exception() if self._disconnected.done() else None
         code = reason_code(getattr(why, "rc", None))
         if code == PACKET_TOO_LARGE or (code == PROTOCOL_ERROR and size_bytes > SMALL_BYTES):
-            self._too_large_bytes = self._too_large_bytes or max(self._unanswered_bytes.values())
+            self._too_large_bytes = self._too_large_bytes or max(size for _, size in self._unanswered.values())
             if size_bytes == self._too_large_bytes:
                 return Refused(f"publishing {size_bytes} bytes to {topic}", PACKET_TOO_LARGE)
             return aiomqtt.MqttError("the connection was lost over a larger message")
@@ -286,7 +285,7 @@ class MqttClient(aiomqtt.Client):
         self._arrived(message)
 
     def _on_publish(self, client: Any, userdata: Any, mid: int, reason_code: Any, properties: Any) -> None:
-        answer = self._answers.get(mid)
+        answer, _ = self._unanswered.get(mid, (None, 0))
         if answer is not None and not answer.done():
             answer.set_result(reason_code)
 
